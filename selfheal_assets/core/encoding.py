@@ -1,0 +1,69 @@
+"""From named feature values to the float32 matrix that the booster reads, and nothing else.
+
+Numbers stay numbers; a category becomes its position in the vocabulary that was learned in training.
+Missing values and categories never seen in training become NaN, which XGBoost treats as missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core.spec import Feature, FeatureType
+
+Vocabulary = dict[str, list[str]]
+
+
+def polars_type(feature: Feature) -> pl.DataType:
+    """The column type in which a feature travels through frames."""
+    return {
+        FeatureType.number: pl.Float64(),
+        FeatureType.integer: pl.Int64(),
+        FeatureType.category: pl.String(),
+    }[feature.type]
+
+
+def learn_vocabulary(frame: pl.DataFrame, features: Sequence[Feature]) -> Vocabulary:
+    """Sorted distinct values of each category in ``frame``."""
+    return {
+        f.name: frame[f.name].drop_nulls().unique().sort().to_list()
+        for f in features
+        if f.type is FeatureType.category
+    }
+
+
+def encode(frame: pl.DataFrame, features: Sequence[Feature], vocabulary: Vocabulary) -> np.ndarray:
+    """Encode a frame.
+
+    Args:
+        frame: one column per feature, any number of rows.
+        features: in the order of the booster's columns.
+        vocabulary: as returned by :func:`learn_vocabulary`.
+
+    Returns:
+        float32 array, shape (rows, features), C order.
+    """
+    columns = [
+        pl.col(f.name).replace_strict(
+            vocabulary[f.name], range(len(vocabulary[f.name])), default=None, return_dtype=pl.Float32
+        )
+        if f.type is FeatureType.category and vocabulary[f.name]
+        else pl.lit(None, dtype=pl.Float32).alias(f.name)
+        if f.type is FeatureType.category
+        else pl.col(f.name).cast(pl.Float32)
+        for f in features
+    ]
+    matrix = frame.select(columns).fill_null(float("nan")).to_numpy()
+    return np.ascontiguousarray(matrix, dtype=np.float32)
+
+
+def unseen_categories(
+    row: Mapping[str, Any], features: Sequence[Feature], vocabulary: Vocabulary
+) -> list[str]:
+    """Names of the features of one row whose category the model has never seen."""
+    return [
+        f.name
+        for f in features
+        if f.type is FeatureType.category and row[f.name] is not None and row[f.name] not in vocabulary[f.name]
+    ]

@@ -1,0 +1,143 @@
+"""Champion and challenger on the same held-out rows: values, paired intervals, segments."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core import metrics
+from selfheal_assets.core.spec import GatePolicy, Segment
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of both models on the same rows; ``lower``/``upper`` bound challenger minus champion."""
+
+    metric: str
+    champion: float
+    challenger: float
+    lower: float
+    upper: float
+    rows: int
+    positives: int
+    segment: str = "all"
+
+    @property
+    def difference(self) -> float:
+        """Challenger minus champion, in the metric's own unit."""
+        return self.challenger - self.champion
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The same rows scored by both models; arrays of equal length."""
+
+    label: np.ndarray
+    champion: np.ndarray
+    challenger: np.ndarray
+    champion_flagged: np.ndarray
+    challenger_flagged: np.ndarray
+
+    def where(self, mask: np.ndarray) -> "ScoredRows":
+        """The rows where ``mask`` holds."""
+        return ScoredRows(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
+
+def bootstrap_f1_difference(rows: ScoredRows, resamples: int, seed: int) -> np.ndarray:
+    """Resampled F1 differences, shape (resamples,).
+
+    F1 depends on a row only through (label, flagged by champion, flagged by challenger): resampling rows is
+    drawing these eight counts from a multinomial, which is exact and does not grow with the number of rows.
+    """
+    cell = rows.label.astype(int) * 4 + rows.champion_flagged * 2 + rows.challenger_flagged
+    counts = np.bincount(cell, minlength=8)
+    total = int(counts.sum())
+    draws = np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)
+    label, champion, challenger = (np.arange(8) >> bit & 1 for bit in (2, 1, 0))
+
+    def f1(flagged: np.ndarray) -> np.ndarray:
+        hits = draws @ (flagged & label)
+        return 2 * hits / np.maximum(draws @ flagged + draws @ label, 1)
+
+    return f1(challenger) - f1(champion)
+
+
+def bootstrap_mean(values: np.ndarray, resamples: int, seed: int, block: int = 64) -> np.ndarray:
+    """Resampled means of ``values``, shape (resamples,), in blocks that bound the memory."""
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        picks = rng.integers(0, len(values), size=(size, len(values)), dtype=np.int32)
+        means[start : start + size] = values[picks].mean(axis=1)
+    return means
+
+
+def _bounds(draws: np.ndarray, confidence: float) -> tuple[float, float]:
+    """One-sided bounds at ``confidence`` each, so a gate that uses one side errs at 1 - confidence."""
+    lower, upper = np.quantile(draws, [1 - confidence, confidence])
+    return float(lower), float(upper)
+
+
+def compare_f1(rows: ScoredRows, policy: GatePolicy, seed: int, segment: str = "all") -> Comparison:
+    """F1 of both models, each at its own threshold, with paired-bootstrap bounds."""
+    lower, upper = _bounds(bootstrap_f1_difference(rows, policy.resamples, seed), policy.confidence)
+    return Comparison(
+        "f1",
+        metrics.f1_score(rows.label, rows.champion_flagged),
+        metrics.f1_score(rows.label, rows.challenger_flagged),
+        lower,
+        upper,
+        len(rows.label),
+        int(rows.label.sum()),
+        segment,
+    )
+
+
+def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]:
+    """Overall comparison: F1 and Brier with paired-bootstrap bounds, ROC AUC with DeLong's.
+
+    Raises:
+        metrics.UndefinedMetric: the rows hold one class only.
+    """
+    size, positives = len(rows.label), int(rows.label.sum())
+    auc = metrics.roc_auc_difference(rows.label, rows.champion, rows.challenger, 2 * policy.confidence - 1)
+    champion_auc = metrics.roc_auc(rows.label, rows.champion)
+    squared = (rows.challenger - rows.label) ** 2 - (rows.champion - rows.label) ** 2
+    brier = _bounds(bootstrap_mean(squared, policy.resamples, seed), policy.confidence)
+    brier_values = (metrics.brier_score(rows.label, p) for p in (rows.champion, rows.challenger))
+    return [
+        compare_f1(rows, policy, seed),
+        Comparison("brier", *brier_values, *brier, size, positives),
+        Comparison("roc_auc", champion_auc, champion_auc + auc.value, auc.lower, auc.upper, size, positives),
+    ]
+
+
+def segment_of(frame: pl.DataFrame, segment: Segment) -> pl.Series:
+    """Each row's segment value as text: the category, or the band between cuts; ``missing`` for nulls."""
+    column = pl.col(segment.feature)
+    if segment.cuts:
+        column = column.cut(list(segment.cuts), left_closed=True)
+    return frame.select(column.cast(pl.String).fill_null("missing")).to_series()
+
+
+def compare_segments(
+    frame: pl.DataFrame, rows: ScoredRows, segments: tuple[Segment, ...], policy: GatePolicy, seed: int
+) -> list[Comparison]:
+    """F1 by segment, for each segment with at least ``min_segment_rows`` and ``min_segment_positives``."""
+    compared = []
+    for segment in segments:
+        value = segment_of(frame, segment).to_numpy()
+        for name in np.unique(value):
+            part = rows.where(value == name)
+            enough = len(part.label) >= policy.min_segment_rows
+            if enough and part.label.sum() >= policy.min_segment_positives:
+                compared.append(compare_f1(part, policy, seed, f"{segment.name}={name}"))
+    return compared
+
+
+def approval_rates(frame: pl.DataFrame, flagged: np.ndarray, segment: Segment) -> dict[str, float]:
+    """Share of each group that the model does not flag."""
+    groups = pl.DataFrame({"group": segment_of(frame, segment), "approved": ~flagged})
+    rates = groups.group_by("group").agg(pl.col("approved").mean()).sort("group")
+    return dict(rates.iter_rows())

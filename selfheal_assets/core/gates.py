@@ -1,0 +1,204 @@
+"""The gates between a challenger and production. All must pass; a missing input fails closed.
+
+Each gate is a pure function of evidence and policy and says what it measured, against which limit, on how
+many rows. Nothing here knows where the evidence came from.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from selfheal_assets.core.evaluation import Comparison
+from selfheal_assets.core.spec import GatePolicy
+
+
+class Verdict(StrEnum):
+    """What one gate says."""
+
+    passed = "PASS"
+    failed = "FAIL"
+    inconclusive = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate's answer with its evidence, as it is written into the decision."""
+
+    gate: str
+    verdict: Verdict
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Servability:
+    """What loading and running the registered bundle in the serving code gave."""
+
+    loads: bool
+    largest_difference: float
+    latency_ms: float
+    size_mb: float
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class GateInputs:
+    """All evidence of one decision. ``None`` means it is missing, and its gate fails."""
+
+    as_of: datetime
+    overall: dict[str, Comparison] | None
+    segments: list[Comparison] | None
+    label_coverage: float | None
+    last_promotion: datetime | None
+    servability: Servability | None
+    approval_rates: dict[str, dict[str, float]] | None
+    has_champion: bool
+    ineligible: str = ""
+
+
+def _missing(gate: str, what: str) -> GateResult:
+    return GateResult(gate, Verdict.failed, f"no {what}: a gate without its input fails")
+
+
+def _judge(
+    gate: str, ok: bool, reason: str, value: float | None = None, limit: float | None = None, **evidence: Any
+) -> GateResult:
+    return GateResult(gate, Verdict.passed if ok else Verdict.failed, reason, value, limit, evidence)
+
+
+def eligibility(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """The challenger is neither the champion itself nor quarantined after a rollback."""
+    return _judge("eligibility", not inputs.ineligible, inputs.ineligible or "a new version, not quarantined")
+
+
+def sample_validity(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """Enough evaluated rows and positives for the comparison to mean something, else INCONCLUSIVE."""
+    if not inputs.overall:
+        return GateResult("sample_validity", Verdict.inconclusive, "no comparison could be computed")
+    seen = inputs.overall["f1"]
+    evidence = {"rows": seen.rows, "positives": seen.positives, "min_positives": policy.min_positives}
+    if seen.rows < policy.min_rows or seen.positives < policy.min_positives:
+        reason = (
+            f"{seen.rows} rows with {seen.positives} positives; "
+            f"the policy asks for {policy.min_rows} and {policy.min_positives}"
+        )
+        return GateResult(
+            "sample_validity", Verdict.inconclusive, reason, seen.rows, policy.min_rows, evidence
+        )
+    reason = f"{seen.rows} evaluated rows, {seen.positives} positives"
+    return _judge("sample_validity", True, reason, seen.rows, policy.min_rows, **evidence)
+
+
+def label_coverage(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """Share of the evaluation window's cases whose label is known."""
+    share = inputs.label_coverage
+    if share is None:
+        return _missing("label_coverage", "label coverage")
+    reason = f"{share:.0%} of the evaluation window is labelled (at least {policy.min_label_coverage:.0%})"
+    return _judge(
+        "label_coverage", share >= policy.min_label_coverage, reason, share, policy.min_label_coverage
+    )
+
+
+def cooldown(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """Days since the last promotion; a pass where there was none."""
+    if inputs.last_promotion is None:
+        return _judge("cooldown", True, "no promotion yet")
+    days = (inputs.as_of - inputs.last_promotion).total_seconds() / 86400
+    reason = f"{days:.0f} days since the last promotion (at least {policy.cooldown_days})"
+    return _judge("cooldown", days >= policy.cooldown_days, reason, days, policy.cooldown_days)
+
+
+def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """Primary metric better by the policy's percentage, and its paired-bootstrap lower bound above 0."""
+    if not inputs.overall:
+        return _missing("improvement", "comparison of both models")
+    f1 = inputs.overall["f1"]
+    gain = 100 * f1.difference / f1.champion if f1.champion > 0 else float(f1.difference > 0) * 100
+    reason = (
+        f"F1 {f1.champion:.4f} → {f1.challenger:.4f} ({gain:+.1f} %, at least "
+        f"+{policy.min_improvement_pct:g} %); {policy.confidence:.0%} lower bound of the gain {f1.lower:+.4f}"
+    )
+    ok = gain >= policy.min_improvement_pct and f1.lower > 0
+    return _judge(
+        "improvement", ok, reason, gain, policy.min_improvement_pct, lower=f1.lower, upper=f1.upper, rows=f1.rows
+    )
+
+
+def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """Brier score no worse than the limit, by the upper bound."""
+    if not inputs.overall:
+        return _missing("calibration", "comparison of both models")
+    brier = inputs.overall["brier"]
+    reason = (
+        f"Brier {brier.champion:.4f} → {brier.challenger:.4f}; {policy.confidence:.0%} upper bound of the "
+        f"change {brier.upper:+.4f} (at most +{policy.max_brier_degradation:g})"
+    )
+    ok = brier.upper <= policy.max_brier_degradation
+    return _judge("calibration", ok, reason, brier.upper, policy.max_brier_degradation, rows=brier.rows)
+
+
+def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """No segment with enough rows worse by more than the limit."""
+    if inputs.segments is None:
+        return _missing("segments", "comparison by segment")
+    worse = {
+        s.segment: 100 * s.difference / s.champion
+        for s in inputs.segments
+        if s.champion > 0 and 100 * s.difference / s.champion < -policy.max_segment_degradation_pct
+    }
+    compared = len(inputs.segments)
+    if worse:
+        name = min(worse, key=lambda s: worse[s])
+        reason = f"{len(worse)} of {compared} segments worse than −{policy.max_segment_degradation_pct:g} %: {name} {worse[name]:+.1f} %"
+        return _judge(
+            "segments", False, reason, worse[name], -policy.max_segment_degradation_pct, worse=worse
+        )
+    return _judge("segments", True, f"none of {compared} segments with enough rows is worse than the limit")
+
+
+def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """Adverse impact ratio (lowest approval rate over highest) of each group the use case names."""
+    if inputs.approval_rates is None:
+        return _missing("fairness", "approval rates")
+    ratios = {
+        name: min(rates.values()) / max(rates.values()) if max(rates.values()) > 0 else 0.0
+        for name, rates in inputs.approval_rates.items()
+    }
+    if not ratios:
+        return _judge("fairness", True, "the use case names no protected groups")
+    name = min(ratios, key=lambda n: ratios[n])
+    limit = policy.min_adverse_impact_ratio
+    reason = f"adverse impact ratio of {name} {ratios[name]:.2f} (at least {limit:.2f})"
+    return _judge("fairness", ratios[name] >= limit, reason, ratios[name], limit, ratios=ratios)
+
+
+def servability(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """The registered bundle loads in the serving code and gives the trained scores, in time and size."""
+    seen = inputs.servability
+    if seen is None:
+        return _missing("servability", "serving trial")
+    if not seen.loads:
+        return _judge("servability", False, f"the registered bundle does not load: {seen.error}")
+    ok = (
+        seen.largest_difference == 0
+        and seen.latency_ms <= policy.max_latency_ms
+        and seen.size_mb <= policy.max_size_mb
+    )
+    reason = (
+        f"loads; scores differ by at most {seen.largest_difference:g}; {seen.latency_ms:.2f} ms a row "
+        f"(at most {policy.max_latency_ms:g}); {seen.size_mb:.2f} MB (at most {policy.max_size_mb:g})"
+    )
+    return _judge("servability", ok, reason, seen.latency_ms, policy.max_latency_ms)
+
+
+_FIRST_CHAMPION = (eligibility, servability)
+_ALL = (eligibility, sample_validity, label_coverage, cooldown, improvement, calibration, segments, fairness, servability)
+
+
+def evaluate_gates(inputs: GateInputs, policy: GatePolicy) -> list[GateResult]:
+    """Every gate's result. A first champion has nothing to be compared with: only servability applies."""
+    return [gate(inputs, policy) for gate in (_ALL if inputs.has_champion else _FIRST_CHAMPION)]

@@ -1,0 +1,94 @@
+"""Labels that come late: what is mature, and what should be known by now.
+
+Positive labels arrive early, negative ones only at the horizon, so the bad rate of 'labels known so far'
+is biased upwards. The timing curve F(a), the share of the eventual positives that is known by age a, says how
+much of a cohort's harm should have shown: a case with probability p aged a is positive so far with
+probability p * F(a).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core.spec import LabelSpec
+
+DAYS_PER_MONTH = 365.25 / 12
+
+
+@dataclass(frozen=True)
+class TimingCurve:
+    """F(a) as an empirical distribution: sorted ages in days of matured positives; F(horizon) = 1."""
+
+    ages: np.ndarray
+    horizon_days: float
+
+    def known_by(self, age_days: np.ndarray) -> np.ndarray:
+        """F at each age, in [0, 1]; 1 at and beyond the horizon."""
+        share = np.searchsorted(self.ages, age_days, side="right") / max(len(self.ages), 1)
+        return np.where(age_days >= self.horizon_days, 1.0, share)
+
+
+def is_mature(event_time: str, as_of: datetime, label: LabelSpec) -> pl.Expr:
+    """Whether a case had reached the horizon at ``as_of`` (calendar months)."""
+    return pl.col(event_time).dt.offset_by(f"{label.horizon_months}mo") <= as_of
+
+
+def fit_timing_curve(matured: pl.DataFrame, label: LabelSpec) -> TimingCurve:
+    """Timing curve of matured cases.
+
+    Args:
+        matured: ``event_time``, ``recorded_at`` (Datetime; null where no label was recorded), ``label`` (0/1).
+        label: gives the horizon.
+    """
+    horizon_days = label.horizon_months * DAYS_PER_MONTH
+    positives = matured.filter((pl.col("label") == 1) & pl.col("recorded_at").is_not_null())
+    ages = (positives["recorded_at"] - positives["event_time"]).dt.total_seconds().to_numpy() / 86400.0
+    return TimingCurve(np.sort(np.clip(ages, 0, horizon_days)), horizon_days)
+
+
+def cohort_evidence(cases: pl.DataFrame, curve: TimingCurve) -> pl.DataFrame:
+    """Expected and observed positives so far, cohort by cohort.
+
+    Args:
+        cases: ``cohort`` (Datetime), ``age_days`` (f64), ``probability`` (f64), ``positive_so_far`` (0/1).
+        curve: timing curve of the reference.
+
+    Returns:
+        One row per cohort: ``cohort``, ``rows``, ``mean_age_days``, ``share_known`` (mean F), ``expected``,
+        ``observed`` (counts), ``variance`` (of the observed count if the probabilities are right).
+    """
+    due = curve.known_by(cases["age_days"].to_numpy())
+    so_far = cases["probability"].to_numpy() * due
+    return (
+        cases.with_columns(
+            due=pl.Series(due), so_far=pl.Series(so_far), spread=pl.Series(so_far * (1 - so_far))
+        )
+        .group_by("cohort")
+        .agg(
+            rows=pl.len(),
+            mean_age_days=pl.col("age_days").mean(),
+            share_known=pl.col("due").mean(),
+            expected=pl.col("so_far").sum(),
+            observed=pl.col("positive_so_far").sum().cast(pl.Float64),
+            variance=pl.col("spread").sum(),
+        )
+        .sort("cohort")
+    )
+
+
+def log_likelihood_ratio(
+    champion: np.ndarray, predecessor: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray
+) -> float:
+    """log of P(outcomes so far | predecessor) / P(... | champion), in nats.
+
+    A case that turned positive contributes p (the timing density is common to both and cancels), one that did
+    not contributes 1 - p * F(age). As time goes on this is a likelihood ratio on a growing filtration, hence a
+    non-negative martingale if the champion's probabilities are right: by Ville's inequality it ever exceeds
+    1/alpha with probability at most alpha, however often it is looked at.
+    """
+    a, b = (np.clip(p, 1e-6, 1 - 1e-6) for p in (champion, predecessor))
+    event = np.log(b / a)
+    survival = np.log1p(-b * due) - np.log1p(-a * due)
+    return float(np.sum(np.where(positive_so_far == 1, event, survival)))

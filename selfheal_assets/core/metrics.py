@@ -1,0 +1,113 @@
+"""Metrics of a binary classifier on known labels, and their uncertainty.
+
+Each takes arrays of equal length: ``label`` (0/1), ``probability`` (0..1), ``flagged`` (bool: probability at
+or above the model's threshold). A metric that is not defined (one class only) raises ``UndefinedMetric``; no
+NaN leaves this module.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+Array = np.ndarray
+
+
+class UndefinedMetric(ValueError):
+    """The rows cannot answer: for instance a ranking metric where all labels are equal."""
+
+
+def _both_classes(label: Array, metric: str) -> None:
+    positives = int(np.sum(label))
+    if positives == 0 or positives == len(label):
+        raise UndefinedMetric(
+            f"{metric} needs both classes: {positives} positives among {len(label)} labelled rows"
+        )
+
+
+def _placements(label: Array, probability: Array) -> tuple[Array, Array]:
+    """Share of the other class that each positive (negative) outranks; ties count half."""
+    positive, negative = probability[label == 1], probability[label == 0]
+    m, n = len(positive), len(negative)
+    ranks = rankdata(np.concatenate([positive, negative]))
+    above = (ranks[:m] - rankdata(positive)) / n
+    below = 1.0 - (ranks[m:] - rankdata(negative)) / m
+    return above, below
+
+
+def roc_auc(label: Array, probability: Array) -> float:
+    """Area under the ROC curve, ties counted half (Mann-Whitney)."""
+    _both_classes(label, "ROC AUC")
+    above, _ = _placements(label, probability)
+    return float(above.mean())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A point estimate with a two-sided confidence interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+def roc_auc_interval(label: Array, probability: Array, confidence: float = 0.95) -> Interval:
+    """ROC AUC with DeLong's interval, clipped to [0, 1].
+
+    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44(3), 1988.
+    """
+    difference = roc_auc_difference(label, np.zeros(len(label)), probability, confidence)
+    return Interval(
+        difference.value + 0.5, max(0.0, difference.lower + 0.5), min(1.0, difference.upper + 0.5)
+    )
+
+
+def roc_auc_difference(
+    label: Array, champion: Array, challenger: Array, confidence: float = 0.95
+) -> Interval:
+    """Challenger's ROC AUC minus the champion's on the same rows, with DeLong's paired interval.
+
+    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44(3), 1988.
+    """
+    _both_classes(label, "ROC AUC")
+    above_a, below_a = _placements(label, champion)
+    above_b, below_b = _placements(label, challenger)
+    above, below = above_b - above_a, below_b - below_a
+    if min(len(above), len(below)) < 2:
+        raise UndefinedMetric("DeLong's interval needs at least two rows of each class")
+    error = np.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
+    half = float(norm.ppf(0.5 + confidence / 2) * error)
+    value = float(above.mean())
+    return Interval(value, value - half, value + half)
+
+
+def f1_score(label: Array, flagged: Array) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN); 0 where nothing is flagged and nothing is positive."""
+    hits = float(np.sum(flagged & (label == 1)))
+    return 2 * hits / max(float(np.sum(flagged) + np.sum(label)), 1.0)
+
+
+def brier_score(label: Array, probability: Array) -> float:
+    """Mean squared difference between probability and outcome."""
+    return float(np.mean((probability - label) ** 2))
+
+
+def log_loss(label: Array, probability: Array) -> float:
+    """Mean negative log likelihood in nats; probabilities are kept 1e-12 away from 0 and 1."""
+    p = np.clip(probability, 1e-12, 1 - 1e-12)
+    return float(-np.mean(np.where(label == 1, np.log(p), np.log1p(-p))))
+
+
+def expected_over_observed(label: Array, probability: Array) -> float:
+    """Sum of probabilities divided by the number of positives: 1 is calibrated in the large."""
+    observed = float(np.sum(label))
+    if observed == 0:
+        raise UndefinedMetric(f"expected/observed needs at least one positive among {len(label)} rows")
+    return float(np.sum(probability)) / observed
+
+
+def best_f1_threshold(label: Array, probability: Array) -> float:
+    """The threshold with the highest F1, searched over 200 quantiles of the scores."""
+    candidates = np.unique(np.quantile(probability, np.linspace(0.0, 0.995, 200)))
+    scores = [f1_score(label, probability >= t) for t in candidates]
+    return float(candidates[int(np.argmax(scores))])

@@ -1,0 +1,206 @@
+"""From monitoring figures to findings: what holds, what does not, what cannot be told.
+
+A finding is the healthy truth's test: PASS, FAIL or INSUFFICIENT_DATA (unknown is not healthy), with the
+statistic, its limit and the reason in words.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import polars as pl
+from scipy.stats import norm
+
+from selfheal_assets.core import metrics
+from selfheal_assets.core.spec import AlarmPolicy, Feature
+
+
+class Status(StrEnum):
+    """Outcome of a check."""
+
+    passed = "PASS"
+    failed = "FAIL"
+    insufficient = "INSUFFICIENT_DATA"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found in one chunk."""
+
+    check: str
+    status: Status
+    reason: str
+    statistic: float | None = None
+    limit: float | None = None
+
+
+def finding_frame(findings: list[Finding]) -> pl.DataFrame:
+    """Findings as rows: ``check``, ``status``, ``statistic``, ``limit``, ``reason``."""
+    schema = {
+        "check": pl.String,
+        "status": pl.String,
+        "statistic": pl.Float64,
+        "limit": pl.Float64,
+        "reason": pl.String,
+    }
+    rows = [(f.check, f.status.value, f.statistic, f.limit, f.reason) for f in findings]
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def unknown(check: str, reason: str) -> Finding:
+    """The finding of a check that cannot tell."""
+    return Finding(check, Status.insufficient, reason)
+
+
+PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String}
+
+
+def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> pl.DataFrame:
+    """Figures that need no label and no reference.
+
+    Args:
+        predictions: ``probability`` (f64), ``prediction`` (0/1) and the features.
+
+    Returns:
+        ``metric``, ``value``, ``unit``: volume (rows), mean score, positive rate (shares), score entropy (mean
+        binary entropy in bits), missing share over all feature values.
+    """
+    rows = predictions.height
+    figures: list[tuple[str, float, str]] = [("volume", float(rows), "rows")]
+    if rows:
+        p = np.clip(predictions["probability"].to_numpy(), 1e-12, 1 - 1e-12)
+        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+        missing = sum(predictions[f.name].null_count() for f in features) / (rows * len(features))
+        figures += [
+            ("mean_score", float(p.mean()), "probability"),
+            ("positive_rate", float(predictions["prediction"].to_numpy().mean()), "share"),
+            ("score_entropy", float(entropy.mean()), "bits"),
+            ("missing_share", missing, "share"),
+        ]
+    return pl.DataFrame(figures, schema=PROXY_SCHEMA, orient="row")
+
+
+def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:
+    """Whether enough features moved further than the policy's distance and than the reference's own scatter."""
+    check = "drift_within_limits"
+    measured = drift.filter(pl.col("value").is_not_null())
+    if measured.is_empty():
+        return unknown(check, "no feature's drift could be measured: is univariate_drift materialized?")
+    limit = pl.max_horizontal(pl.lit(policy.jensen_shannon), pl.col("threshold"))
+    moved = measured.filter(pl.col("value") > limit).sort("value", descending=True)
+    names = ", ".join(f"{f} {v:.2f}" for f, v in moved.select("feature", "value").iter_rows())
+    worst = float(measured["value"].max())  # type: ignore[arg-type]
+    if moved.height >= policy.min_drifted_features:
+        reason = f"{moved.height} of {measured.height} features drifted (Jensen–Shannon distance): {names}"
+        return Finding(check, Status.failed, reason, worst, policy.jensen_shannon)
+    reason = f"{moved.height} of {measured.height} features beyond {policy.jensen_shannon:g}"
+    return Finding(check, Status.passed, reason, worst, policy.jensen_shannon)
+
+
+def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
+    """Whether the estimated ROC AUC stays near the reference's: the lower of NannyML's and the policy's limits."""
+    check = "estimated_performance_holds"
+    known = estimates.filter((pl.col("metric") == "roc_auc") & pl.col("value").is_not_null())
+    if known.is_empty():
+        return unknown(check, "no estimate: too few predictions or no reference for the champion")
+    row = known.row(0, named=True)
+    limit = min(row["threshold_lower"] or 1.0, reference_auc - policy.max_auc_drop)
+    reason = f"estimated ROC AUC {row['value']:.3f}, reference {reference_auc:.3f}, limit {limit:.3f}"
+    status = Status.failed if row["value"] < limit else Status.passed
+    return Finding(check, status, reason, row["value"], limit)
+
+
+def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
+    """Whether the positives observed so far agree with those expected so far, over all cohorts.
+
+    Fails when the ratio leaves the policy's band and chance is an unlikely reason: normal approximation of the
+    Poisson-binomial count, two-sided at the policy's level.
+    """
+    check = "calibration_holds"
+    expected, observed = float(cohorts["expected"].sum()), float(cohorts["observed"].sum())
+    if max(expected, observed) < policy.min_positives:
+        reason = (
+            f"{expected:.0f} positives expected and {observed:.0f} observed so far; "
+            f"alarms.min_positives asks for {policy.min_positives}"
+        )
+        return unknown(check, reason)
+    ratio = expected / max(observed, 1.0)
+    z = (observed - expected) / max(float(cohorts["variance"].sum()), 1e-12) ** 0.5
+    low, high = policy.calibration_ratio
+    surprising = abs(z) > norm.isf(policy.calibration_alpha / 2)
+    reason = (
+        f"{expected:.0f} positives expected so far, {observed:.0f} observed: expected/observed {ratio:.2f} "
+        f"(within {low:g}–{high:g}), z = {z:+.1f}"
+    )
+    failed = surprising and not low <= ratio <= high
+    return Finding(check, Status.failed if failed else Status.passed, reason, ratio, low if ratio < 1 else high)
+
+
+REALIZED_SCHEMA = {
+    "metric": pl.String,
+    "value": pl.Float64,
+    "lower": pl.Float64,
+    "upper": pl.Float64,
+    "rows": pl.Int64,
+    "positives": pl.Int64,
+    "status": pl.String,
+    "reason": pl.String,
+}
+
+
+def realized_performance(
+    label: np.ndarray, probability: np.ndarray, flagged: np.ndarray, policy: AlarmPolicy
+) -> pl.DataFrame:
+    """Metrics on matured labels: one row per metric; one that cannot be computed is a row with its reason."""
+    rows, positives = len(label), int(label.sum())
+
+    def row(metric: str, compute) -> tuple:
+        try:
+            if rows < policy.min_rows or positives < policy.min_positives:
+                raise metrics.UndefinedMetric(
+                    f"{rows} matured labels with {positives} positives; the policy asks for "
+                    f"{policy.min_rows} and {policy.min_positives}"
+                )
+            found = compute()
+        except metrics.UndefinedMetric as error:
+            return (metric, None, None, None, rows, positives, Status.insufficient.value, str(error))
+        interval = found if isinstance(found, metrics.Interval) else metrics.Interval(found, found, found)
+        band = (None, None) if found is not interval else (interval.lower, interval.upper)
+        return (metric, interval.value, *band, rows, positives, Status.passed.value, None)
+
+    figures = [
+        row("roc_auc", lambda: metrics.roc_auc_interval(label, probability)),
+        row("f1", lambda: metrics.f1_score(label, flagged)),
+        row("brier", lambda: metrics.brier_score(label, probability)),
+        row("expected_over_observed", lambda: metrics.expected_over_observed(label, probability)),
+    ]
+    return pl.DataFrame(figures, schema=REALIZED_SCHEMA, orient="row")
+
+
+def realized_finding(realized: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
+    """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's."""
+    check = "realized_performance_holds"
+    auc = realized.filter(pl.col("metric") == "roc_auc")
+    if auc.is_empty():
+        return unknown(check, "no matured cohort among the champion's predictions yet")
+    row = auc.row(0, named=True)
+    if row["value"] is None:
+        return unknown(check, row["reason"])
+    limit = reference_auc - policy.max_auc_drop
+    reason = (
+        f"realized ROC AUC {row['value']:.3f} (95 % interval {row['lower']:.3f}–{row['upper']:.3f}) on "
+        f"{row['rows']} matured cases, reference {reference_auc:.3f}, limit {limit:.3f}"
+    )
+    status = Status.failed if row["upper"] < limit else Status.passed
+    return Finding(check, status, reason, row["value"], limit)
+
+
+def health(findings: list[Finding]) -> tuple[Status, str]:
+    """The chunk's health in one word and one sentence: any failure is unhealthy, all unknown is unknown."""
+    failed = [f for f in findings if f.status is Status.failed]
+    known = [f for f in findings if f.status is not Status.insufficient]
+    if failed:
+        return Status.failed, "; ".join(f"{f.check}: {f.reason}" for f in failed)
+    if not known:
+        return Status.insufficient, "; ".join(f"{f.check}: {f.reason}" for f in findings)
+    return Status.passed, f"{len(known)} of {len(findings)} checks hold, the others have too little data"

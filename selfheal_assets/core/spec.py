@@ -1,0 +1,189 @@
+"""What a use case declares: features, label, segments, periods and the policy with every threshold.
+
+Only value types belong here. Reading them from YAML is ``selfheal_assets.use_case``'s work.
+"""
+
+from datetime import date
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ChunkPeriod = Literal["day", "week", "month", "quarter"]
+Share = Annotated[float, Field(ge=0, le=1)]
+RESERVED_COLUMNS = frozenset(
+    {
+        "prediction_id", "entity_id", "event_time", "predicted_at", "model_version", "model_fingerprint",
+        "role", "probability", "prediction", "threshold", "label", "occurred_at", "recorded_at", "as_of",
+        "chunk", "segment_file", "reference_fingerprint", "part", "ingested_at", "row_id",
+    }
+)  # fmt: skip
+
+
+class Spec(BaseModel):
+    """Base of every declared thing: frozen; an unknown key is an error (a misspelt limit must not pass)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FeatureType(StrEnum):
+    """How a feature's values are stored and validated."""
+
+    number = "number"
+    integer = "integer"
+    category = "category"
+
+
+class Feature(Spec):
+    """One model input.
+
+    ``min`` and ``max`` bound numbers and integers; ``values`` lists what a category may hold (open when
+    omitted). ``known_at`` says when the value is known: only what is known at application time may be used.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    type: FeatureType
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str, ...] | None = None
+    nullable: bool = False
+    known_at: Literal["application", "outcome"] = "application"
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _bounds_fit_the_type(self) -> Self:
+        if self.type is FeatureType.category and (self.min is not None or self.max is not None):
+            raise ValueError(f"feature '{self.name}' is a category: use 'values', not 'min'/'max'")
+        if self.type is not FeatureType.category and self.values is not None:
+            raise ValueError(f"feature '{self.name}' is a {self.type}: 'values' belongs to categories")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"feature '{self.name}': min {self.min} is above max {self.max}")
+        if self.name in RESERVED_COLUMNS:
+            raise ValueError(f"feature '{self.name}': this name is reserved, rename the column in 'source'")
+        return self
+
+
+class LabelSpec(Spec):
+    """The outcome, and when it becomes known.
+
+    Either ``positive_at`` (a date column: when the bad outcome happened, empty if it has not) or ``column``
+    (0/1, known at the horizon). ``horizon_months`` is the age at which a case without a positive label is
+    negative. ``implicit_negatives``: nobody reports the good ones, so a mature case without any label counts
+    as negative; otherwise it stays unlabelled.
+    """
+
+    name: str
+    horizon_months: Annotated[int, Field(ge=1)]
+    positive_at: str | None = None
+    column: str | None = None
+    implicit_negatives: bool = True
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _one_way_to_know(self) -> Self:
+        if (self.positive_at is None) == (self.column is None):
+            raise ValueError("label: give either 'positive_at' (date of the outcome) or 'column' (0/1)")
+        return self
+
+    @property
+    def outcome_columns(self) -> frozenset[str]:
+        """Columns of the source that are only known after the outcome."""
+        return frozenset(c for c in (self.name, self.positive_at, self.column) if c)
+
+
+class Segment(Spec):
+    """A slice of the population by a feature: its categories, or bands between ``cuts``."""
+
+    name: str
+    feature: str
+    cuts: tuple[float, ...] | None = None
+    fairness: bool = False
+
+
+class Period(Spec):
+    """A half-open interval of event time: ``start`` included, ``end`` not."""
+
+    start: date
+    end: date
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.start >= self.end:
+            raise ValueError(f"start {self.start} must be before end {self.end}")
+        return self
+
+
+class Monitoring(Spec):
+    """How often the loop looks, and how many past chunks evidence by cohort covers.
+
+    ``until`` ends the list of chunks for a use case whose history is over.
+    """
+
+    chunk: ChunkPeriod = "month"
+    lookback: Annotated[int, Field(ge=1)] = 8
+    until: date | None = None
+
+
+class GatePolicy(Spec):
+    """Limits that a challenger must meet before it replaces the champion. All must hold."""
+
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_positives: Annotated[int, Field(ge=1)] = 50
+    min_label_coverage: Share = 0.30
+    cooldown_days: Annotated[int, Field(ge=0)] = 7
+    min_improvement_pct: float = 2.0
+    max_brier_degradation: Annotated[float, Field(ge=0)] = 0.01
+    max_segment_degradation_pct: Annotated[float, Field(ge=0)] = 5.0
+    min_segment_rows: Annotated[int, Field(ge=1)] = 500
+    min_segment_positives: Annotated[int, Field(ge=1)] = 50
+    min_adverse_impact_ratio: Share = 0.80
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=200)] = 2000
+    max_latency_ms: Annotated[float, Field(gt=0)] = 50.0
+    max_size_mb: Annotated[float, Field(gt=0)] = 50.0
+
+
+class AlarmPolicy(Spec):
+    """When a monitoring figure fails its check."""
+
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_positives: Annotated[int, Field(ge=1)] = 20
+    jensen_shannon: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    min_drifted_features: Annotated[int, Field(ge=1)] = 1
+    max_auc_drop: Annotated[float, Field(gt=0)] = 0.05
+    calibration_ratio: tuple[float, float] = (0.8, 1.25)
+    calibration_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+
+class Policy(Spec):
+    """Every threshold of the loop: none lives in code."""
+
+    primary_metric: Literal["f1"] = "f1"
+    retraining_cooldown_days: Annotated[int, Field(ge=0)] = 30
+    probation_days: Annotated[int, Field(ge=1)] = 365
+    retrain_on: tuple[str, ...] = (
+        "drift_within_limits",
+        "estimated_performance_holds",
+        "calibration_holds",
+        "realized_performance_holds",
+    )
+    gates: GatePolicy = GatePolicy()
+    alarms: AlarmPolicy = AlarmPolicy()
+
+
+class Training(Spec):
+    """How challengers are trained. ``recent_months`` is the length of the short window."""
+
+    recent_months: Annotated[int, Field(ge=1)] = 36
+    evaluation_months: Annotated[int, Field(ge=1)] = 12
+    validation_months: Annotated[int, Field(ge=1)] = 6
+    folds: Annotated[int, Field(ge=2)] = 3
+    min_positives: Annotated[int, Field(ge=5)] = 30
+    rounds: Annotated[int, Field(ge=1)] = 80
+    max_depth: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    min_child_weight: Annotated[float, Field(ge=0)] = 5
+    subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
+    colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 0.8
+    seed: int = 0

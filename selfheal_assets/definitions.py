@@ -1,0 +1,55 @@
+"""The only wiring: settings in, Dagster definitions out.
+
+``dagster`` finds ``defs`` here: ``dagster dev -w workspace.yaml``, ``dagster asset materialize -m
+selfheal_assets.definitions --select reference_data``.
+"""
+
+import dagster as dg
+
+from selfheal_assets.defs import automation, mlflow_run
+from selfheal_assets.defs.dbt import build_dbt_assets
+from selfheal_assets.defs.health import build_health_assets
+from selfheal_assets.defs.ingest import build_ingest_assets
+from selfheal_assets.defs.monitor import build_monitor_assets
+from selfheal_assets.defs.promote import production_model, promotion_decision
+from selfheal_assets.defs.reference import applications, reference_data
+from selfheal_assets.defs.resources import Stores, chunk_partitions
+from selfheal_assets.defs.retrain import shadow_evaluation, shadow_models, training_set
+from selfheal_assets.defs.rollback import build_rollback_assets
+from selfheal_assets.settings import Settings, switch_off_telemetry
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """Everything Dagster knows of one use case.
+
+    Args:
+        settings: of this installation. Tests pass their own, with a ``home`` under a temporary folder.
+    """
+    switch_off_telemetry()
+    case = settings.case
+    partitions = chunk_partitions(case)
+    jobs = automation.build_jobs(partitions)
+    return dg.Definitions(
+        assets=[
+            applications,
+            reference_data,
+            *build_ingest_assets(partitions),
+            build_dbt_assets(settings, partitions),
+            *build_monitor_assets(partitions),
+            *build_health_assets(partitions),
+            training_set,
+            shadow_models,
+            shadow_evaluation,
+            promotion_decision,
+            production_model,
+            *build_rollback_assets(partitions),
+        ],
+        jobs=jobs,
+        schedules=automation.build_schedules(jobs, case),
+        sensors=automation.build_sensors(jobs, case),
+        resources={"stores": Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions(Settings())

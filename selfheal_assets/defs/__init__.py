@@ -1,0 +1,1 @@
+"""The Dagster side, thin: an asset loads, calls one core function, saves and reports. One file per stage."""

@@ -1,0 +1,33 @@
+"""Dagster's own home: its storage and how its daemon treats runs that die."""
+
+from pathlib import Path
+
+INSTANCE = """\
+# Written by selfheal when this folder was made; change it as you like, it is not written again.
+telemetry:
+  enabled: false
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config:
+    max_concurrent_runs: 2
+    tag_concurrency_limits:
+      - key: selfheal/window
+        limit: 1
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 5
+  free_slots_after_run_end_seconds: 5
+run_retries:
+  enabled: true
+  max_retries: 1
+"""
+
+
+def prepare_dagster_home(folder: Path) -> Path:
+    """Make the folder and its ``dagster.yaml`` where they are missing; an operator's own file is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "dagster.yaml"
+    if not config.exists():
+        config.write_text(INSTANCE, encoding="utf-8")
+    return folder

@@ -1,0 +1,183 @@
+"""What assets are given: the stores of one installation, and the time a run stands at."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from functools import cached_property
+
+import dagster as dg
+import polars as pl
+
+from selfheal_assets.core import metrics
+from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.monitoring import Finding, Status, finding_frame
+from selfheal_assets.core.periods import chunk_end, chunk_label
+from selfheal_assets.nannyml_bridge import DriftJudge, PerformanceJudge, fit_drift, fit_performance
+from selfheal_assets.settings import Settings
+from selfheal_assets.stores.cases import freeze_reference
+from selfheal_assets.stores.model_registry import ModelRegistry
+from selfheal_assets.stores.tables import create_tables
+from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets.use_case import UseCase
+
+AS_OF_TAG, WINDOW_TAG, CHECKS_TAG = "selfheal/as_of", "selfheal/window", "selfheal/failed_checks"
+_CRON = {"quarter": "0 0 1 */3 *", "month": "0 0 1 * *", "week": "0 0 * * 1", "day": "0 0 * * *"}
+
+
+@dataclass(frozen=True)
+class ChampionProfile:
+    """A version with its frozen reference, scored, and the judges fitted on it."""
+
+    version: int
+    bundle: Bundle
+    reference: pl.DataFrame
+    reference_fingerprint: str
+    reference_auc: float
+
+    @cached_property
+    def drift(self) -> DriftJudge:
+        """Drift against the reference."""
+        return fit_drift(self.reference, self.bundle.features)
+
+    @cached_property
+    def performance(self) -> PerformanceJudge:
+        """Performance without labels."""
+        return fit_performance(self.reference)
+
+
+@dataclass
+class Stores:
+    """The stores of one installation. A plain object; Dagster hands it to assets as a resource."""
+
+    settings: Settings
+    _profiles: dict[int, ChampionProfile] = field(default_factory=dict)
+
+    @property
+    def case(self) -> UseCase:
+        """The use case."""
+        return self.settings.case
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The warehouse, with its tables."""
+        s = self.settings
+        warehouse = Warehouse(s.warehouse_path, s.published, s.lock_timeout_s)
+        create_tables(warehouse, s.case)
+        return warehouse
+
+    @cached_property
+    def registry(self) -> ModelRegistry:
+        """The model registry."""
+        return ModelRegistry(self.settings)
+
+    def profile(self, version: int) -> ChampionProfile:
+        """A version's profile; fitted once per process, as neither version nor reference ever changes."""
+        if version not in self._profiles:
+            bundle = self.registry.load(version)
+            frozen = freeze_reference(self.warehouse, self.case, bundle.reference)
+            probability = bundle.score(frozen.frame)
+            scored = frozen.frame.with_columns(
+                probability=pl.Series(probability),
+                prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
+            )
+            auc = metrics.roc_auc(scored["label"].to_numpy(), probability)
+            self._profiles[version] = ChampionProfile(version, bundle, scored, frozen.fingerprint, auc)
+        return self._profiles[version]
+
+    def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame) -> None:
+        """Replace a chunk's rows of a monitoring table."""
+        self.warehouse.replace(
+            table, frame.select(pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all()), {"chunk": chunk}
+        )
+
+    def load_chunk(self, table: str, chunk: datetime) -> pl.DataFrame:
+        """A chunk's rows of a monitoring table; empty where there are none."""
+        if not self.warehouse.has(table):
+            return pl.DataFrame()
+        return self.warehouse.query(f"select * exclude (chunk) from {table} where chunk = ?", [chunk])
+
+    def save_finding(self, chunk: datetime, finding: Finding) -> None:
+        """Keep what a check found in a chunk."""
+        frame = finding_frame([finding])
+        row = frame.select(pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all())
+        self.warehouse.replace("findings", row, {"chunk": chunk, "check": finding.check})
+
+    def load_findings(self, chunk: datetime) -> list[Finding]:
+        """What the chunk's checks found."""
+        rows = self.load_chunk("findings", chunk)
+        return [Finding(**row | {"status": Status(row["status"])}) for row in rows.iter_rows(named=True)]
+
+
+def chunk_partitions(case: UseCase) -> dg.TimeWindowPartitionsDefinition:
+    """One partition per monitoring chunk from go-live on, named by its first day."""
+    return dg.TimeWindowPartitionsDefinition(
+        start=datetime.combine(case.go_live, datetime.min.time()),
+        end=_midnight(case.monitoring.until) if case.monitoring.until else None,
+        cron_schedule=_CRON[case.monitoring.chunk],
+        fmt="%Y-%m-%d",
+    )
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, datetime.min.time())
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The monitoring chunk of a run: [start, end), known as of its end."""
+
+    start: datetime
+    end: datetime
+    label: str
+
+    @property
+    def key(self) -> str:
+        """The partition key."""
+        return f"{self.start:%Y-%m-%d}"
+
+
+def chunk_of(context: dg.AssetExecutionContext, case: UseCase) -> Chunk:
+    """The chunk that the run's partition names."""
+    start = datetime.strptime(context.partition_key, "%Y-%m-%d")
+    period = case.monitoring.chunk
+    return Chunk(start, chunk_end(start, period), chunk_label(start, period))
+
+
+def as_of_of(context: dg.AssetExecutionContext, stores: Stores) -> datetime:
+    """The time a run stands at: its chunk's end, else its ``selfheal/as_of`` tag, else now."""
+    if context.has_partition_key:
+        return chunk_of(context, stores.case).end
+    tagged = context.run.tags.get(AS_OF_TAG)
+    return datetime.fromisoformat(tagged) if tagged else stores.settings.now()
+
+
+def check_result(finding: Finding, chunk: Chunk, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+    """A finding as Dagster's check result; unknown is not healthy, but only warns."""
+    unknown = finding.status is Status.insufficient
+    metadata: dict[str, dg.MetadataValue] = {
+        "status": dg.MetadataValue.text(finding.status.value),
+        "window": dg.MetadataValue.text(chunk.key),
+    }
+    for name in ("statistic", "limit"):
+        if (value := getattr(finding, name)) is not None:
+            metadata[name] = dg.MetadataValue.float(value)
+    return dg.AssetCheckResult(
+        check_name=finding.check,
+        passed=finding.status is Status.passed,
+        severity=dg.AssetCheckSeverity.WARN if unknown else severity,
+        description=finding.reason,
+        metadata=metadata,
+    )
+
+
+def table_metadata(frame: pl.DataFrame, rows: int = 50) -> dg.TableMetadataValue:
+    """The first rows of a frame as a table in the UI."""
+    shown = frame.head(rows).with_columns(pl.col(pl.Float64).round(4), pl.selectors.temporal().cast(pl.String))
+    columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({k: "" if v is None else v for k, v in row.items()}) for row in shown.iter_rows(named=True)
+        ],
+        schema=dg.TableSchema(columns=columns),
+    )
+
+

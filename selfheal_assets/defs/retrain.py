@@ -1,0 +1,196 @@
+"""Retrain: the training set as it was known, the challenger family, and both models on the same later rows."""
+
+import time
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from selfheal_assets.core import evaluation, fingerprint, metrics, training
+from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.training import TrainingPlan
+from selfheal_assets.defs.resources import Stores, as_of_of, table_metadata
+from selfheal_assets.stores import cases
+from selfheal_assets.stores.applications import load_history
+from selfheal_assets.stores.warehouse import one, replace_rows
+
+GROUP = "retrain"
+Context, StoresParam = dg.AssetExecutionContext, dg.ResourceParam[Stores]
+
+
+def _plan(stores: Stores, as_of) -> TrainingPlan:
+    champion = stores.registry.load_champion()
+    case = stores.case
+    return training.plan_training(
+        as_of, case.label, case.training, champion[1] if champion else None, case.reference
+    )
+
+
+def freeze_training_set(stores: Stores, as_of) -> tuple[pl.DataFrame, TrainingPlan, str]:
+    """The training rows known at ``as_of``, kept in the warehouse; freezing the same rows changes nothing."""
+    load_history(stores.warehouse, stores.settings)
+    plan = _plan(stores, as_of)
+    rows = cases.matured_cases(stores.warehouse, stores.case, as_of, end=plan.evaluate_from)
+    rows = rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
+    if rows.is_empty():
+        raise training.NotEnoughData(
+            f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {as_of:%Y-%m-%d}"
+        )
+    name = fingerprint.of_frame(rows, ["entity_id"])
+    with stores.warehouse.write() as connection:
+        known = one(connection, "select fingerprint from sources where name = 'training_set'")
+        if not known or known[0] != name:
+            replace_rows(connection, "training_set", rows)
+            row = {"name": ["training_set"], "fingerprint": [name], "row_count": [rows.height]}
+            replace_rows(connection, "sources", pl.DataFrame(row), {"name": "training_set"})
+    return rows, plan, name
+
+
+@dg.asset(
+    group_name=GROUP,
+    kinds={"duckdb", "mlflow"},
+    deps=["applications", "prediction_log", "labels"],
+)
+def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]) -> dg.MaterializeResult:
+    """Matured, labelled cases from before the evaluation window, as they were known on the day of the run.
+
+    No label recorded later can be among them. A failure says which labels are missing.
+    """
+    rows, plan, name = freeze_training_set(stores, as_of_of(context, stores))
+    positives = int(rows["label"].sum())
+    mlflow_run.set_tags({"training_set": name, "as_of": plan.as_of.isoformat()})
+    mlflow_run.log_metrics({"training_rows": rows.height, "training_positives": positives})
+    return dg.MaterializeResult(
+        metadata={
+            "rows": rows.height,
+            "positives": positives,
+            "as_of": f"{plan.as_of:%Y-%m-%d}",
+            "until": f"{plan.evaluate_from:%Y-%m-%d}",
+            "fingerprint": name,
+        },
+        data_version=dg.DataVersion(name),
+    )
+
+
+@dg.asset(group_name=GROUP, kinds={"xgboost", "mlflow"}, deps=[training_set])
+def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]) -> dg.MaterializeResult:
+    """The challenger family: each candidate window is fitted, the best on the newest training months is
+    registered in MLflow as the challenger.
+
+    A failure says how many positives are missing.
+    """
+    as_of = as_of_of(context, stores)
+    rows, plan, name = freeze_training_set(stores, as_of)
+    case = stores.case
+    started = time.perf_counter()
+    family = training.candidates(plan, case.training, rows["event_time"].min())
+    losses = {c.name: training.validation_loss(rows, c, plan, case.features, case.training) for c in family}
+    chosen = min(family, key=lambda c: losses[c.name])
+    bundle = training.fit_bundle(rows, chosen, plan, case.features, case.training, case.name, name)
+    fitted = {f"validation_log_loss.{k}": v for k, v in losses.items() if v != float("inf")}
+    run_id = mlflow_run.active_run().info.run_id
+    version = stores.registry.register(bundle, fitted, run_id)
+    table = pl.DataFrame(
+        {
+            "candidate": [c.name for c in family],
+            "trained_from": [c.fit_from for c in family],
+            "validation_log_loss": [None if losses[c.name] == float("inf") else losses[c.name] for c in family],
+            "chosen": [c is chosen for c in family],
+        }
+    ).with_columns(as_of=pl.lit(as_of), version=pl.lit(version))
+    stores.warehouse.replace("shadow_models", table, {"as_of": as_of})
+    return dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "candidates": table_metadata(table),
+            "rows": bundle.notes["rows"],
+            "positives": bundle.notes["positives"],
+            "threshold": bundle.threshold,
+            "seconds": round(time.perf_counter() - started, 2),
+        },
+        data_version=dg.DataVersion(bundle.fingerprint),
+    )
+
+
+def challenger_of(stores: Stores) -> tuple[int, Bundle]:
+    """Version and bundle of the newest challenger.
+
+    Raises:
+        LookupError: none is registered.
+    """
+    version = stores.registry.aliased("challenger")
+    if version is None:
+        raise LookupError("no challenger is registered: materialize shadow_models first")
+    return version, stores.registry.load(version)
+
+
+def scored_rows(frame: pl.DataFrame, champion: Bundle, challenger: Bundle) -> evaluation.ScoredRows:
+    """Both models on the same labelled rows, each at its own threshold."""
+    a, b = champion.score(frame), challenger.score(frame)
+    label = frame["label"].to_numpy().astype("int8")
+    return evaluation.ScoredRows(label, a, b, a >= champion.threshold, b >= challenger.threshold)
+
+
+@dg.asset(group_name=GROUP, kinds={"duckdb"}, deps=[shadow_models])
+def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeResult:
+    """Champion and challenger on the same matured cases, later than anything either was trained on.
+
+    F1 and Brier with paired-bootstrap bounds, ROC AUC with DeLong's, and F1 by segment.
+    """
+    version, challenger = challenger_of(stores)
+    champion = stores.registry.load_champion()
+    window = challenger.reference
+    every = cases.matured_cases(stores.warehouse, stores.case, window.as_of, window.start, window.end)
+    rows = every.filter(pl.col("label").is_not_null())
+    policy, seed = stores.case.policy.gates, stores.case.training.seed
+    compared: list[evaluation.Comparison] = []
+    if champion and champion[0] != version:
+        scored = scored_rows(rows, champion[1], challenger)
+        try:
+            compared = evaluation.compare(scored, policy, seed)
+        except metrics.UndefinedMetric as error:
+            context.log.warning(f"no comparison: {error}")
+        compared += evaluation.compare_segments(rows, scored, stores.case.segments, policy, seed)
+    elif not champion:
+        compared = _alone(rows, challenger)
+    table = _comparison_table(compared, window.as_of, champion[0] if champion else None, version)
+    stores.warehouse.replace("shadow_evaluation", table, {"challenger": version})
+    return dg.MaterializeResult(
+        metadata={
+            "challenger": version,
+            "champion": champion[0] if champion else "none yet",
+            "rows": rows.height,
+            "positives": int(rows["label"].sum()),
+            "window": f"{window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}",
+            "comparison": table_metadata(table),
+        }
+    )
+
+
+def _alone(rows: pl.DataFrame, bundle: Bundle) -> list[evaluation.Comparison]:
+    """Held-out figures of a first model: it has nobody to be compared with, so it stands on both sides."""
+    label, p = rows["label"].to_numpy(), bundle.score(rows)
+    auc = metrics.roc_auc(label, p)
+    size, positives = len(label), int(label.sum())
+    return [evaluation.Comparison("roc_auc", auc, auc, 0.0, 0.0, size, positives)]
+
+
+def _comparison_table(compared, as_of, champion: int | None, challenger: int) -> pl.DataFrame:
+    schema = {
+        "segment": pl.String,
+        "metric": pl.String,
+        "champion_value": pl.Float64,
+        "challenger_value": pl.Float64,
+        "lower": pl.Float64,
+        "upper": pl.Float64,
+        "rows": pl.Int64,
+        "positives": pl.Int64,
+    }
+    rows = [
+        (c.segment, c.metric, c.champion, c.challenger, c.lower, c.upper, c.rows, c.positives) for c in compared
+    ]
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        as_of=pl.lit(as_of).cast(pl.Datetime("us")),
+        champion=pl.lit(champion, dtype=pl.Int64),
+        challenger=pl.lit(challenger, dtype=pl.Int64),
+    )

@@ -1,0 +1,204 @@
+"""The bridge to NannyML, and the only module that imports it: frames in, tidy Polars frames out.
+
+NannyML fits a reference and judges a chunk against it. Its import takes seconds and would call home, so it
+happens inside functions, with usage logging switched off first. What NannyML leaves as NaN comes back as a
+row with a reason; what it returns is validated before anything else sees it.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core.spec import Feature, FeatureType
+from selfheal_assets.settings import switch_off_telemetry
+
+REFERENCE_CHUNKS = 10
+ESTIMATED_METRICS = ("roc_auc", "f1")
+UNIVARIATE_METHOD = "jensen_shannon"
+MULTIVARIATE_METHOD = "pca_reconstruction_error"
+
+
+@contextmanager
+def _nannyml() -> Iterator[Any]:
+    """NannyML with its usage logging and its chatter off."""
+    switch_off_telemetry()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import nannyml
+
+        logging.getLogger("nannyml").setLevel(logging.ERROR)
+        yield nannyml
+
+
+def _chunker(rows: int) -> Any:
+    """Chunks of exactly ``rows`` rows; an incomplete one is dropped, as it would inflate the thresholds."""
+    from nannyml.chunk import SizeBasedChunker
+
+    return SizeBasedChunker(max(rows, 1), incomplete="drop")
+
+
+def _pandas(frame: pl.DataFrame, features: Sequence[Feature]) -> Any:
+    """Pandas frame in the types that NannyML handles: float64 and category."""
+    return frame.select(
+        pl.col(f.name).cast(pl.Categorical if f.type is FeatureType.category else pl.Float64) for f in features
+    ).to_pandas()
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+_DRIFT_SCHEMA = {
+    "feature": pl.String,
+    "method": pl.String,
+    "value": pl.Float64,
+    "threshold": pl.Float64,
+    "alert": pl.Boolean,
+    "reason": pl.String,
+}
+_MULTIVARIATE_SCHEMA = {
+    "method": pl.String,
+    "value": pl.Float64,
+    "lower_threshold": pl.Float64,
+    "upper_threshold": pl.Float64,
+    "alert": pl.Boolean,
+}
+_ESTIMATE_SCHEMA = {
+    "metric": pl.String,
+    "value": pl.Float64,
+    "lower": pl.Float64,
+    "upper": pl.Float64,
+    "threshold_lower": pl.Float64,
+    "threshold_upper": pl.Float64,
+    "alert": pl.Boolean,
+    "reason": pl.String,
+}
+
+
+def _judge_one_chunk(calculator: Any, frame: Any, method: str) -> Any:
+    """Result of a fitted calculator for ``frame`` taken as one chunk.
+
+    The thresholds stay those of the smaller reference chunks, whose scatter is wider: the larger chunk is
+    judged by the more lenient limit.
+    """
+    calculator.chunker = _chunker(len(frame))
+    return getattr(calculator, method)(frame).filter(period="analysis").to_df()
+
+
+@dataclass(frozen=True)
+class DriftJudge:
+    """Drift of chunks against one fitted reference."""
+
+    features: tuple[Feature, ...]
+    univariate: Any
+    multivariate: Any
+    unusable: dict[str, str]
+
+    def univariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """Jensen-Shannon distance of each feature.
+
+        Returns:
+            One row per feature: ``feature``, ``method``, ``value`` (0..1), ``threshold``, ``alert``, ``reason``
+            (why there is no value; null otherwise).
+        """
+        usable = [f for f in self.features if f.name not in self.unusable]
+        rows = [(name, UNIVARIATE_METHOD, None, None, None, why) for name, why in self.unusable.items()]
+        empty = [f.name for f in usable if chunk[f.name].null_count() == chunk.height]
+        with _nannyml():
+            result = _judge_one_chunk(self.univariate, _pandas(chunk, usable), "calculate").iloc[0]
+        for f in usable:
+            cell = result[f.name][UNIVARIATE_METHOD]
+            value = None if f.name in empty else _number(cell["value"])
+            why = None if value is not None else "all values are missing in this chunk"
+            alert = None if value is None else bool(cell["alert"])
+            rows.append((f.name, UNIVARIATE_METHOD, value, _number(cell["upper_threshold"]), alert, why))
+        return pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row")
+
+    def multivariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """PCA reconstruction error of the whole chunk: one row with its value and thresholds."""
+        usable = [f for f in self.features if f.name not in self.unusable]
+        with _nannyml():
+            result = _judge_one_chunk(self.multivariate, _pandas(chunk, usable), "calculate").iloc[0]
+        cell = result["reconstruction_error"]
+        limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
+        row = (MULTIVARIATE_METHOD, _number(cell["value"]), *limits, bool(cell["alert"]))
+        return pl.DataFrame([row], schema=_MULTIVARIATE_SCHEMA, orient="row")
+
+
+def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudge:
+    """Fit the drift calculators on the reference rows (the features by name)."""
+    unusable = {
+        f.name: "constant or missing in the reference" for f in features if reference[f.name].drop_nulls().n_unique() < 2
+    }
+    usable = [f for f in features if f.name not in unusable]
+    frame = _pandas(reference, usable)
+    size = len(frame) // REFERENCE_CHUNKS
+    names = [f.name for f in usable]
+    categories = [f.name for f in usable if f.type is FeatureType.category]
+    with _nannyml() as nml:
+        univariate = nml.UnivariateDriftCalculator(
+            column_names=names,
+            treat_as_categorical=categories,
+            continuous_methods=[UNIVARIATE_METHOD],
+            categorical_methods=[UNIVARIATE_METHOD],
+            chunker=_chunker(size),
+        ).fit(frame)
+        multivariate = nml.DataReconstructionDriftCalculator(column_names=names, chunker=_chunker(size)).fit(frame)
+    return DriftJudge(tuple(features), univariate, multivariate, unusable)
+
+
+@dataclass(frozen=True)
+class PerformanceJudge:
+    """Performance without labels, by CBPE fitted on one labelled reference."""
+
+    estimator: Any
+
+    def estimate(self, chunk: pl.DataFrame) -> pl.DataFrame:
+        """Estimated metrics of a chunk of predictions.
+
+        Args:
+            chunk: ``probability`` (f64), ``prediction`` (0/1).
+
+        Returns:
+            One row per metric: ``metric``, ``value``, ``lower`` and ``upper`` (NannyML's confidence band, three
+            sampling errors), ``threshold_lower``, ``threshold_upper``, ``alert``, ``reason``.
+        """
+        frame = chunk.select("probability", pl.col("prediction").cast(pl.Int64)).to_pandas()
+        with _nannyml():
+            result = _judge_one_chunk(self.estimator, frame, "estimate").iloc[0]
+        rows = []
+        for metric in ESTIMATED_METRICS:
+            cell = result[metric]
+            value = _number(cell["value"])
+            band = _number(cell["lower_confidence_boundary"]), _number(cell["upper_confidence_boundary"])
+            limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
+            why = None if value is not None else "NannyML could not estimate it: one predicted class only"
+            rows.append((metric, value, *band, *limits, bool(cell["alert"]), why))
+        return pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row")
+
+
+def fit_performance(reference: pl.DataFrame) -> PerformanceJudge:
+    """Fit CBPE on reference rows: ``probability``, ``prediction``, ``label`` (0/1).
+
+    Alerts are one-sided: only a fall below three standard deviations of the reference chunks is one.
+    """
+    frame = reference.select("probability", pl.col("prediction", "label").cast(pl.Int64)).to_pandas()
+    with _nannyml() as nml:
+        from nannyml.thresholds import StandardDeviationThreshold
+
+        estimator = nml.CBPE(
+            y_pred_proba="probability",
+            y_pred="prediction",
+            y_true="label",
+            problem_type="classification_binary",
+            metrics=list(ESTIMATED_METRICS),
+            chunker=_chunker(len(frame) // REFERENCE_CHUNKS),
+            thresholds={m: StandardDeviationThreshold(3, None) for m in ESTIMATED_METRICS},
+        ).fit(frame)
+    return PerformanceJudge(estimator)

@@ -1,0 +1,297 @@
+"""Replay: recorded history through the same assets, with a simulated clock.
+
+Each chunk is lived once: the champion of its first day scores its cases and logs them, the labels that became
+known in it land, the monitoring job runs, and a failed check starts one retraining, decided as of the chunk's
+end. Nothing here computes evidence or decides: it moves the clock and runs Dagster's jobs in process.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core import metrics
+from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
+from selfheal_assets.definitions import build_definitions
+from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, next_retraining
+from selfheal_assets.defs.resources import AS_OF_TAG, Stores
+from selfheal_assets.reports.page import write_atomically
+from selfheal_assets.reports.replay import replay_page
+from selfheal_assets.serving.scoring import ScoringService
+from selfheal_assets.settings import Settings
+from selfheal_assets.stores import decision_ledger, label_ledger
+from selfheal_assets.stores.applications import split_at_go_live
+from selfheal_assets.stores.prediction_log import PredictionLog
+from selfheal_assets.stores.sources import read_cases
+
+PERIOD = (2006, 2010)
+
+
+class ReplayFailed(RuntimeError):
+    """A run of the replay failed; the message names the step and the error."""
+
+
+@dataclass(frozen=True)
+class ChunkOutcome:
+    """What one replayed chunk came to, as known on its last day."""
+
+    chunk: datetime
+    label: str
+    rows: int
+    labels_known: int
+    estimated_auc: float | None
+    estimated_lower: float | None
+    estimated_upper: float | None
+    failed_checks: str
+    decision: str
+    reason: str
+    champion: int | None
+
+
+class Replay:
+    """One replay over one installation.
+
+    Args:
+        settings: of the installation; its home receives everything.
+        instance: Dagster's; its history is what ``selfheal dev`` shows.
+    """
+
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self.settings, self.case, self.instance = settings, settings.case, instance
+        self.definitions = build_definitions(settings)
+        self.stores = Stores(settings)
+        self.log = PredictionLog(settings.prediction_log)
+        self.service = ScoringService(self.stores.registry, self.log, self.case)
+        go_live = datetime.combine(self.case.go_live, datetime.min.time())
+        everything = read_cases(self.case, settings)
+        self.traffic = split_at_go_live(everything, go_live)[1]
+        self.period = self.case.monitoring.chunk
+
+    def chunks(self, until: datetime | None = None) -> list[datetime]:
+        """Starts of the chunks that hold traffic, in order."""
+        times = self.traffic.frame["event_time"]
+        if times.is_empty():
+            return []
+        start, last = chunk_start(times.min(), self.period), times.max()  # type: ignore[arg-type]
+        starts = []
+        while start <= last and (until is None or start < until):  # type: ignore[operator]
+            starts.append(start)
+            start = chunk_end(start, self.period)
+        return starts
+
+    def finished(self) -> set[datetime]:
+        """Chunks whose monitoring is in the warehouse."""
+        if not self.stores.warehouse.has("health_report"):
+            return set()
+        return set(self.stores.warehouse.query("select chunk from health_report")["chunk"].to_list())
+
+    def run(self, until: datetime | None = None) -> Iterator[tuple[int, int, ChunkOutcome]]:
+        """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
+        done, starts = self.finished(), self.chunks(until)
+        if self.stores.registry.champion() is None:
+            self._retrain(starts[0], {})
+            if self.stores.registry.champion() is None:
+                last = decision_ledger.latest(self.stores.warehouse)
+                raise ReplayFailed(f"no first champion: {last['reason'] if last else 'no decision was recorded'}")
+        for number, start in enumerate(starts, 1):
+            if start not in done:
+                yield number, len(starts), self._live_through(start)
+
+    def _live_through(self, start: datetime) -> ChunkOutcome:
+        end = chunk_end(start, self.period)
+        self._serve(start, end)
+        self._land_labels(start, end)
+        self._job(MONITOR_JOB, partition_key=f"{start:%Y-%m-%d}", tags={})
+        due = next_retraining(self.instance, self.case)
+        decision: dict[str, Any] | None = None
+        if not isinstance(due, str):
+            self._retrain(end, due.tags)
+            decision = decision_ledger.latest(self.stores.warehouse)
+        row = self.stores.load_chunk("health_report", start).row(0, named=True)
+        return ChunkOutcome(
+            start,
+            chunk_label(start, self.period),
+            row["rows"],
+            row["labels_known"],
+            row["estimated_auc"],
+            row["estimated_lower"],
+            row["estimated_upper"],
+            row["failed_checks"],
+            decision["action"] if decision else "",
+            decision["reason"] if decision else "",
+            self.stores.registry.champion(),
+        )
+
+    def _serve(self, start: datetime, end: datetime) -> None:
+        """Score the chunk's cases with the champion, through the service's own code path.
+
+        A chunk that was cut off in the middle is resumed: a case that was answered is not asked again.
+        """
+        self.service.refresh()
+        cases = self.traffic.frame.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
+        answered = self.stores.warehouse.query(
+            "select entity_id from prediction_log where event_time >= ? and event_time < ?", [start, end]
+        )
+        cases = cases.join(answered, on="entity_id", how="anti")
+        if not cases.is_empty():
+            self.service.score(cases, predicted_at=start)
+        self.log.close()
+
+    def _land_labels(self, start: datetime, end: datetime) -> None:
+        """Drop the labels that became known in [start, end) where the service's users would drop them."""
+        known = self.traffic.labels.filter((pl.col("recorded_at") >= start) & (pl.col("recorded_at") < end))
+        if not known.is_empty():
+            label_ledger.drop(self.settings.label_landing, known)
+
+    def _retrain(self, as_of: datetime, tags: dict[str, str]) -> None:
+        self._job(RETRAIN_JOB, partition_key=None, tags=tags | {AS_OF_TAG: as_of.isoformat()})
+
+    def _job(self, name: str, partition_key: str | None, tags: dict[str, str]) -> None:
+        job = self.definitions.resolve_job_def(name)
+        result = job.execute_in_process(
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            instance=self.instance,
+            partition_key=partition_key,
+            tags=tags,
+            raise_on_error=False,
+        )
+        if not result.success:
+            raise ReplayFailed(f"{name} at {partition_key or tags[AS_OF_TAG]}: {_first_failure(result)}")
+
+    def let_labels_arrive(self) -> None:
+        """Ingest every label still to come, so that the whole replay can be judged; nothing is decided."""
+        finished = self.finished()
+        if not finished:
+            return
+        last = chunk_end(max(finished), self.period)
+        known = self.traffic.labels.filter(pl.col("recorded_at") >= last)
+        if not known.is_empty():
+            label_ledger.drop(self.settings.label_landing, known)
+            label_ledger.ingest(self.stores.warehouse, self.settings.label_landing)
+
+    def outcomes(self) -> pl.DataFrame:
+        """One row per replayed chunk, with what the labels said in the end, for both models.
+
+        Adds to :class:`ChunkOutcome`: ``realized_auc``, ``never_retrained_auc``, ``expected``, ``observed``,
+        ``never_retrained_expected`` (counts).
+        """
+        scored = self.scored()
+        rows = []
+        for (chunk,), part in scored.group_by("chunk", maintain_order=True):
+            label = part["label"].to_numpy()
+            rows.append(
+                {
+                    "chunk": chunk,
+                    "realized_auc": _auc(label, part["probability"].to_numpy()),
+                    "never_retrained_auc": _auc(label, part["first"].to_numpy()),
+                    "expected": float(part["probability"].sum()),
+                    "observed": float(label.sum()),
+                    "never_retrained_expected": float(part["first"].sum()),
+                }
+            )
+        health = self.stores.warehouse.query("select * exclude (realized_auc, reason) from health_report order by chunk")
+        return health.join(self._decisions(), on="chunk", how="left").join(
+            pl.DataFrame(rows), on="chunk", how="left"
+        )
+
+    def _decisions(self) -> pl.DataFrame:
+        """The last decision taken at each chunk's end: ``chunk``, ``decision``, ``reason``."""
+        ledger = decision_ledger.history(self.stores.warehouse)
+        starts = self.chunks()
+        ends = {chunk_end(s, self.period): s for s in starts}
+        at = ledger.filter(pl.col("as_of").is_in(list(ends))).with_columns(
+            chunk=pl.col("as_of").replace_strict(ends, return_dtype=pl.Datetime("us"))
+        )
+        return at.group_by("chunk").agg(
+            decision=pl.col("action").last(), reason=pl.col("reason").last()
+        )
+
+    def scored(self) -> pl.DataFrame:
+        """Every replayed case with its label, the probability it was given, and the first model's.
+
+        Returns:
+            ``chunk``, ``event_time``, ``label`` (0/1), ``probability``, ``first`` (f64).
+        """
+        log = self.stores.warehouse.query(
+            "select * from prediction_log where role = 'champion' order by event_time, prediction_id"
+        )
+        first = self.stores.registry.load(1)
+        log = log.with_columns(first=pl.Series(first.score(log)))
+        labels = self.stores.warehouse.query("select entity_id, label from labels_as_of(timestamp '9999-01-01')")
+        every = {s: chunk_end(s, self.period) for s in self.chunks()}
+        starts = pl.DataFrame({"chunk": list(every)}).sort("chunk")
+        joined = log.join(labels, on="entity_id").sort("event_time")
+        return joined.join_asof(starts, left_on="event_time", right_on="chunk").select(
+            "chunk", "event_time", "label", "probability", "first"
+        )
+
+
+def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+    """The step that failed first, with the error's own cause."""
+    event = next(e for e in result.all_events if e.is_step_failure or e.is_failure)
+    error = getattr(event.event_specific_data, "error", None)
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return f"{event.step_key or 'run'}: {error.message.strip() if error else event.message}"
+
+
+def _auc(label: np.ndarray, probability: np.ndarray) -> float | None:
+    try:
+        return metrics.roc_auc(label, probability)
+    except metrics.UndefinedMetric:
+        return None
+
+
+def summarize(scored: pl.DataFrame, ledger: pl.DataFrame, seconds: float) -> dict[str, Any]:
+    """The replay in figures: both models on the same rows, over 2006–2010 where those years were replayed.
+
+    Args:
+        scored: as :meth:`Replay.scored` returns it.
+        ledger: the decisions.
+        seconds: wall time of the replay.
+    """
+    year = pl.col("event_time").dt.year()
+    rows = scored.filter(year.is_between(*PERIOD))
+    period = f"{PERIOD[0]}–{PERIOD[1]}"
+    if rows.is_empty():
+        rows, period = scored, "all"
+    label = rows["label"].to_numpy()
+    healed, never = rows["probability"].to_numpy(), rows["first"].to_numpy()
+    actions = ledger.filter(pl.col("champion").is_not_null())["action"].to_list()
+    return {
+        "auc_healed": round(metrics.roc_auc(label, healed), 4),
+        "auc_never_retrained": round(metrics.roc_auc(label, never), 4),
+        "expected_over_observed_healed": round(metrics.expected_over_observed(label, healed), 4),
+        "expected_over_observed_never_retrained": round(metrics.expected_over_observed(label, never), 4),
+        "promotions": actions.count("PROMOTE"),
+        "refusals": actions.count("REJECT") + actions.count("INCONCLUSIVE"),
+        "seconds": round(seconds, 1),
+        "period": period,
+    }
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay came to: one row per chunk, the summary, the report's path."""
+
+    chunks: pl.DataFrame
+    summary: dict[str, Any]
+    report: Path
+
+
+def finish(replay: Replay, seconds: float) -> ReplayResult:
+    """Judge the whole replay with the labels that are known in the end; publish it and write its report."""
+    ledger = decision_ledger.history(replay.stores.warehouse)
+    chunks = replay.outcomes()
+    summary = summarize(replay.scored(), ledger, seconds)
+    replay.stores.warehouse.publish("replay", chunks)
+    report = replay.settings.reports / "replay.html"
+    write_atomically(report, replay_page(chunks, ledger, summary, replay.case.title).encode())
+    (replay.settings.published / "replay.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
+    return ReplayResult(chunks, summary, report)

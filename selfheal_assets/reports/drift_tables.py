@@ -1,0 +1,124 @@
+"""The tables of a chunk's page: every number behind its plots."""
+
+from typing import Any
+
+import polars as pl
+
+from selfheal_assets.core.spec import ChunkPeriod
+from selfheal_assets.reports.page import Badge, Column, Table
+from selfheal_assets.reports.statuses import alert_badge, finding_badge
+from selfheal_assets.reports.text import UNKNOWN, count, interval, moment, number, percent, statistic
+
+STATUS = Column("Status", False)
+
+
+def _row_badge(row: dict[str, Any]) -> Badge:
+    known = row["alert"] if row["value"] is not None else None
+    return alert_badge(known, row.get("status"), row.get("reason") or "")
+
+
+def findings_table(findings: pl.DataFrame) -> Table:
+    """Each check with its number, its limit and why."""
+    columns = [Column("Check", False), STATUS, Column("Value"), Column("Limit"), Column("Why", False)]
+    rows = [
+        [
+            r["check"],
+            finding_badge(r["status"]),
+            statistic(r["statistic"]),
+            statistic(r["limit"]),
+            r["reason"] or "",
+        ]
+        for r in findings.iter_rows(named=True)
+    ]
+    return Table("Each check states the healthy truth; 'fail' means it does not hold.", columns, rows)
+
+
+def univariate_table(univariate: pl.DataFrame) -> Table:
+    """Every drift value of every feature."""
+    columns = [Column("Feature", False), Column("Method", False), Column("Value"), Column("Limit"), STATUS]
+    rows = [
+        [r["feature"], r["method"] or "", statistic(r["value"]), statistic(r["threshold"]), _row_badge(r)]
+        for r in univariate.iter_rows(named=True)
+    ]
+    return Table(f"All {univariate.height} drift values", columns, rows, folded=True)
+
+
+def multivariate_table(multivariate: pl.DataFrame) -> Table:
+    """Drift of all features together."""
+    columns = [Column("Method", False), Column("Value"), Column("Healthy range"), STATUS]
+    rows = [
+        [
+            r["method"],
+            statistic(r["value"]),
+            interval(r["lower_threshold"], r["upper_threshold"]),
+            _row_badge(r),
+        ]
+        for r in multivariate.iter_rows(named=True)
+    ]
+    return Table("All features together", columns, rows)
+
+
+def estimates_table(estimates: pl.DataFrame) -> Table:
+    """Estimated metrics with interval and healthy range."""
+    columns = [Column("Metric", False), *map(Column, ("Estimate", "Interval", "Healthy range")), STATUS]
+    rows = [
+        [
+            r["metric"],
+            number(r["value"]),
+            interval(r["lower"], r["upper"]),
+            interval(r["threshold_lower"], r["threshold_upper"]),
+            _row_badge(r),
+        ]
+        for r in estimates.iter_rows(named=True)
+    ]
+    return Table(
+        "Estimated from the scores alone; a changed meaning of the inputs does not show.", columns, rows
+    )
+
+
+def cohorts_table(evidence: pl.DataFrame, period: ChunkPeriod) -> Table:
+    """Expected and observed outcomes of each cohort, with its age."""
+    titles = (
+        "Rows",
+        "Mean age, days",
+        "Share that shows by now",
+        "Expected",
+        "Observed",
+        "Observed ÷ expected",
+    )
+    rows = [
+        [
+            moment(r["cohort"], period),
+            count(r["rows"]),
+            count(r["mean_age_days"]),
+            percent(r["share_known"], 0),
+            number(r["expected"], 1),
+            count(r["observed"]),
+            number(r["observed"] / r["expected"], 2)
+            if r["expected"] and r["observed"] is not None
+            else UNKNOWN,
+        ]
+        for r in evidence.iter_rows(named=True)
+    ]
+    return Table(
+        "Cohorts and their labels so far", [Column("Cohort", False), *map(Column, titles)], rows, folded=True
+    )
+
+
+def realized_table(realized: pl.DataFrame, period: ChunkPeriod) -> Table:
+    """Realized metrics of matured cohorts."""
+    numbers = map(Column, ("Value", "Interval", "Rows", "Positives"))
+    rows = [
+        [
+            moment(r["cohort"], period),
+            r["metric"],
+            number(r["value"]),
+            interval(r["lower"], r["upper"]),
+            count(r["rows"]),
+            count(r["positives"]),
+            finding_badge(r["status"], r["reason"] or ""),
+        ]
+        for r in realized.iter_rows(named=True)
+    ]
+    columns = [Column("Cohort", False), Column("Metric", False), *numbers, STATUS]
+    return Table("Matured cohorts, every metric", columns, rows, folded=True)

@@ -1,0 +1,40 @@
+"use strict";
+(() => {
+  const plots = [...document.querySelectorAll("[data-figure]")];
+
+  if (plots.length && !window.Plotly) {
+    for (const plot of plots) {
+      plot.classList.add("notice");
+      plot.style.minHeight = "0";
+      plot.textContent = "This plot needs plotly.min.js in the folder of this page. The tables hold the same numbers.";
+    }
+    return;
+  }
+  for (const plot of plots) {
+    const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+    Plotly.newPlot(plot, figure.data, figure.layout, { displayModeBar: false, responsive: true });
+  }
+
+  // A click on a mark that names a place in this page goes there and opens it.
+  for (const plot of plots) {
+    plot.on("plotly_click", (event) => {
+      const target = document.getElementById(event.points[0]?.customdata?.[0] ?? "");
+      if (!target) return;
+      for (const fold of target.querySelectorAll("details")) fold.open = true;
+      target.scrollIntoView({ block: "center" });
+    });
+  }
+
+  // On paper: plots as wide as the sheet, and every reason open.
+  const paper = 680;
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const fold of opened) fold.open = true;
+    for (const plot of plots) Plotly.relayout(plot, { width: paper });
+  });
+  window.addEventListener("afterprint", () => {
+    for (const fold of opened) fold.open = false;
+    for (const plot of plots) Plotly.relayout(plot, { width: null, autosize: true });
+  });
+})();

@@ -1,0 +1,7 @@
+"""The prediction service: answers cases, logs each answer durably, takes labels, follows the champion.
+
+``scoring`` is the one code path that scores and logs, for the service and for ``selfheal replay`` alike;
+``schemas`` derives requests and answers from the use case; ``routes`` and ``app`` are the FastAPI part;
+``snapshots`` reads what Dagster publishes; ``run`` starts uvicorn. Never opens the warehouse, and knows
+neither Dagster nor NannyML.
+"""

@@ -1,0 +1,188 @@
+"""Scoring: the champion's probabilities of cases, each logged durably before it is answered.
+
+The one code path that scores and logs, for the service and for ``selfheal replay`` alike, so nothing of HTTP
+belongs here. Which version is champion is the registry's word; this module only follows it.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.encoding import polars_type
+from selfheal_assets.stores.model_registry import ModelRegistry
+from selfheal_assets.stores.prediction_log import PredictionLog, Scorer
+from selfheal_assets.use_case import UseCase
+
+logger = logging.getLogger(__name__)
+
+
+class NoChampion(LookupError):
+    """There is no production model to answer with; the message says how to get one."""
+
+
+class LogNotDurable(RuntimeError):
+    """The prediction log could not be written, so no answer may leave."""
+
+
+class UnusableBundle(ValueError):
+    """A version that loads, but cannot answer this use case's cases."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The production model: its registered version and its bundle."""
+
+    version: int
+    bundle: Bundle
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answers to the cases of one call, in their order, and the model that gave them.
+
+    ``prediction_ids`` are the log's keys; ``probability`` is float64, ``prediction`` int8 (0/1 at the
+    champion's threshold), both of shape (rows,).
+    """
+
+    prediction_ids: list[str]
+    probability: np.ndarray
+    prediction: np.ndarray
+    champion: Champion
+
+    @property
+    def version(self) -> int:
+        """Registered version that scored."""
+        return self.champion.version
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a case is predicted positive."""
+        return self.champion.bundle.threshold
+
+
+class ScoringService:
+    """Scores cases with the champion and logs the answers. Safe to share between threads.
+
+    Args:
+        registry: says which version is champion, and loads it.
+        log: where answers are written before they leave.
+        case: the use case; its features are what is scored and logged.
+    """
+
+    def __init__(self, registry: ModelRegistry, log: PredictionLog, case: UseCase) -> None:
+        self._registry = registry
+        self._log = log
+        self._case = case
+        self._champion: Champion | None = None
+        self._refreshing = threading.Lock()
+        self._problem: str | None = None
+
+    @property
+    def champion(self) -> Champion:
+        """The version that answers.
+
+        Raises:
+            NoChampion: nothing has been promoted, or the champion could not be loaded.
+        """
+        champion = self._champion
+        if champion is None:
+            raise NoChampion(
+                f"there is no production model for '{self._case.name}'"
+                + (f" ({self._problem})" if self._problem else "")
+                + ": run `selfheal replay`, or materialize `production_model`; it is served within seconds"
+            )
+        return champion
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last :meth:`refresh` could not follow the registry, or ``None``."""
+        return self._problem
+
+    def refresh(self) -> bool:
+        """Follow the registry's champion; returns whether another version answers from now on.
+
+        The new bundle is loaded and warmed beside the old one, then swapped in one assignment: a call to
+        :meth:`score` uses one of the two throughout. Whatever goes wrong is logged and told by
+        :attr:`problem`, and the old version goes on answering.
+        """
+        with self._refreshing:
+            try:
+                fresh = self._newer_champion()
+            except Exception as error:  # no failure of registry or bundle may stop the answers
+                problem = f"cannot follow the registry: {type(error).__name__}: {error}"
+                if problem != self._problem:
+                    logger.exception("%s; %s", problem, self._still_serving())
+                self._problem = problem
+                return False
+            self._problem = None
+            if fresh is None:
+                return False
+            logger.info("champion is version %d (%s)", fresh.version, fresh.bundle.fingerprint)
+            self._champion = fresh
+            return True
+
+    def _still_serving(self) -> str:
+        return f"still serving version {self._champion.version}" if self._champion else "serving nothing"
+
+    def _newer_champion(self) -> Champion | None:
+        """The registry's champion, ready to score, if it is not the one that answers already."""
+        version = self._registry.champion()
+        serving = self._champion
+        if serving is not None and version is None:
+            raise NoChampion(f"the registry names no champion of '{self._case.name}' any more")
+        if version is None or (serving is not None and version == serving.version):
+            return None
+        bundle = self._registry.load(version)
+        self._warm(bundle, version)
+        return Champion(version, bundle)
+
+    def _warm(self, bundle: Bundle, version: int) -> None:
+        """Score one row, so that the first request finds everything loaded, and see that it makes sense."""
+        declared = {f.name: f.type for f in self._case.features}
+        if unknown := [f.name for f in bundle.features if declared.get(f.name) != f.type]:
+            raise UnusableBundle(
+                f"version {version} reads {', '.join(unknown)}, which '{self._case.name}' does not declare "
+                "with that type: restore the feature in the YAML file, or train a new version"
+            )
+        blank = pl.DataFrame({f.name: pl.Series([None], dtype=polars_type(f)) for f in bundle.features})
+        probability = bundle.score(blank)
+        if not (np.isfinite(probability).all() and bundle.fingerprint):
+            raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
+
+    def score(self, cases: pl.DataFrame, predicted_at: datetime) -> Scored:
+        """Score cases and log the answers; returns when they are on disk.
+
+        Args:
+            cases: one case a row: ``entity_id`` (String), ``event_time`` (Datetime, naive UTC) and the
+                features in the types of ``core.encoding.polars_type``, validated by the caller.
+            predicted_at: when the answer is given, naive UTC.
+
+        Raises:
+            NoChampion: there is no model to answer with.
+            LogNotDurable: the log could not be written; nothing was answered.
+        """
+        champion = self.champion
+        probability = champion.bundle.score(cases)
+        prediction = (probability >= champion.bundle.threshold).astype(np.int8)
+        ids = self._append(cases, probability, champion, predicted_at) if cases.height else []
+        return Scored(ids, probability, prediction, champion)
+
+    def _append(
+        self, cases: pl.DataFrame, probability: np.ndarray, champion: Champion, predicted_at: datetime
+    ) -> list[str]:
+        bundle = champion.bundle
+        scorer = Scorer(champion.version, bundle.fingerprint, bundle.threshold)
+        try:
+            return self._log.append(
+                cases, self._case.feature_names, probability.tolist(), scorer, predicted_at
+            )
+        except OSError as error:
+            raise LogNotDurable(
+                f"the prediction log in {self._log.folder} cannot be written ({error.strerror or error}): "
+                "free space, or mend the folder's rights; nothing was answered"
+            ) from error

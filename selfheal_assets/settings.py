@@ -1,0 +1,127 @@
+"""One installation's settings: the only reader of the environment.
+
+Where things are, which use case runs, and the overrides that operators know. What the model is and which
+limits apply belongs to the use case.
+"""
+
+import os
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from selfheal_assets.core.spec import ChunkPeriod
+from selfheal_assets.use_case import UseCase, load_use_case
+
+TELEMETRY_OFF = {
+    "DO_NOT_TRACK": "1",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NML_DISABLE_USAGE_LOGGING": "1",
+    "DAGSTER_DISABLE_TELEMETRY": "yes",
+}
+
+
+def switch_off_telemetry() -> None:
+    """Keep Dagster, dbt, MLflow and NannyML from calling anybody, unless the operator says otherwise.
+
+    Must run before those libraries are imported; every entry point does so.
+    """
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+def _project_root() -> Path:
+    """The checkout that holds the package, or the working directory for an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+class Settings(BaseSettings):
+    """Read from ``SELFHEAL_*`` and a few names that operators know from MLflow and monitoring tools."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SELFHEAL_", frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
+
+    use_case: str = "sba_loans"
+    home: Path | None = None
+    project: Path = Field(default_factory=_project_root)
+    as_of: datetime | None = None
+    full: bool = False
+    lock_timeout_s: float = 120.0
+    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    monitoring_interval: ChunkPeriod | None = Field(None, validation_alias="MONITORING_INTERVAL")
+    monitoring_lookback: int | None = Field(None, validation_alias="MONITORING_LOOKBACK")
+    min_f1_improvement_pct: float | None = Field(None, validation_alias="MIN_F1_IMPROVEMENT_PCT")
+    max_brier_degradation: float | None = Field(None, validation_alias="MAX_BRIER_DEGRADATION")
+    min_samples_for_decision: int | None = Field(None, validation_alias="MIN_SAMPLES_FOR_DECISION")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="LOG_LEVEL")
+
+    @cached_property
+    def case(self) -> UseCase:
+        """The use case with the operators' overrides applied."""
+        return load_use_case(
+            self.use_case,
+            {
+                "monitoring.chunk": self.monitoring_interval,
+                "monitoring.lookback": self.monitoring_lookback,
+                "policy.gates.min_improvement_pct": self.min_f1_improvement_pct,
+                "policy.gates.max_brier_degradation": self.max_brier_degradation,
+                "policy.gates.min_rows": self.min_samples_for_decision,
+            },
+        )
+
+    @cached_property
+    def root(self) -> Path:
+        """Folder that holds everything this use case's runs write."""
+        base = self.home or self.project / "data" / "run"
+        return base.resolve() / self.case.name
+
+    @property
+    def warehouse_path(self) -> Path:
+        """The DuckDB file. One process writes it at a time."""
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def published(self) -> Path:
+        """Snapshots that the API, reports and dashboards read."""
+        return self.root / "published"
+
+    @property
+    def prediction_log(self) -> Path:
+        """Segments that the API appends and Dagster ingests."""
+        return self.root / "prediction_log"
+
+    @property
+    def label_landing(self) -> Path:
+        """Folder into which label files are dropped."""
+        return self.root / "labels"
+
+    @property
+    def reports(self) -> Path:
+        """HTML reports."""
+        return self.root / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Dagster's own storage for ``selfheal replay`` and ``selfheal dev``."""
+        return Path(os.environ.get("DAGSTER_HOME") or self.root / "dagster")
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking and registry store: a server if one is named, else SQLite beside the warehouse."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Where MLflow keeps bundles when it runs on SQLite."""
+        return self.root / "mlflow_artifacts"
+
+    def now(self) -> datetime:
+        """The time decisions are taken at: ``SELFHEAL_AS_OF`` if set, else the wall clock; naive UTC."""
+        moment = self.as_of or datetime.now(UTC)
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

@@ -1,0 +1,71 @@
+"""History: the cases and labels from before go-live, loaded from the use case's source into the warehouse.
+
+Cases after go-live never come from the source: they arrive through the prediction log. Loading is idempotent
+by the source's fingerprint; a source that changed replaces the whole history in one transaction.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import polars as pl
+
+from selfheal_assets.core import fingerprint
+from selfheal_assets.settings import Settings
+from selfheal_assets.stores.sources import Cases, read_cases, source_path
+from selfheal_assets.stores.tables import create_tables
+from selfheal_assets.stores.warehouse import Warehouse, one, replace_rows
+
+HISTORY = "history"
+
+
+@dataclass(frozen=True)
+class HistoryLoad:
+    """What a load did: number of cases, fingerprint of the source, and whether anything changed."""
+
+    rows: int
+    fingerprint: str
+    changed: bool
+
+
+def split_at_go_live(cases: Cases, go_live: datetime) -> tuple[Cases, Cases]:
+    """Cases before go-live, and those from it on (the traffic that a replay sends)."""
+    before = cases.frame.filter(pl.col("event_time") < go_live)
+    after = cases.frame.filter(pl.col("event_time") >= go_live)
+
+    def part(frame: pl.DataFrame) -> Cases:
+        labels = cases.labels.join(frame.select("entity_id"), on="entity_id", how="semi")
+        return Cases(frame, labels, cases.fingerprint, cases.path)
+
+    return part(before), part(after)
+
+
+def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
+    """Make sure that the warehouse holds the history of the source as it is now.
+
+    Raises:
+        SourceError, InvalidRows: the source is missing or a row is invalid; nothing is loaded then.
+    """
+    create_tables(warehouse, settings.case)
+    name = _fingerprint(settings)
+    with warehouse.write() as connection:
+        known = one(connection, "select fingerprint, row_count from sources where name = ?", [HISTORY])
+        if known and known[0] == name:
+            return HistoryLoad(int(known[1]), name, changed=False)
+        go_live = datetime.combine(settings.case.go_live, datetime.min.time())
+        history, _ = split_at_go_live(read_cases(settings.case, settings), go_live)
+        labels = history.labels.with_columns(
+            prediction_id=pl.lit(None, dtype=pl.String), source=pl.lit(HISTORY)
+        ).select("prediction_id", "entity_id", "label", "occurred_at", "recorded_at", "source")
+        replace_rows(connection, "applications", history.frame)
+        replace_rows(connection, "labels", labels, {"source": HISTORY})
+        row = {"name": [HISTORY], "fingerprint": [name], "row_count": [history.frame.height]}
+        replace_rows(connection, "sources", pl.DataFrame(row), {"name": HISTORY})
+    return HistoryLoad(history.frame.height, name, changed=True)
+
+
+def _fingerprint(settings: Settings) -> str:
+    """Of the source file's bytes and of how the use case reads them."""
+    case = settings.case
+    reading = case.model_dump(mode="json", include={"source", "entity_id", "event_time", "go_live", "features", "label"})
+    path = source_path(case, settings)
+    return fingerprint.of_bytes(path.read_bytes(), fingerprint.of_value(reading).encode())

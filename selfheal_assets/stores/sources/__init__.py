@@ -1,0 +1,160 @@
+"""Where cases and their outcomes come from: a file becomes validated frames, whole or not at all.
+
+What every source shares belongs here: finding the file, the checks of id, time and label, the label rules. A
+module beside this one reads one kind of file: ``read(path, case)`` returns its rows, in the file's order,
+under the use case's own column names, as text or typed.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from selfheal_assets.core import fingerprint
+from selfheal_assets.core.schemas import (
+    EMPTY,
+    InvalidRows,
+    Problem,
+    parse_cases,
+    parse_times,
+    require_columns,
+    unreadable,
+)
+from selfheal_assets.settings import Settings
+from selfheal_assets.use_case import UseCase
+
+
+class SourceError(ValueError):
+    """The source cannot be read; the message says which file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Cases:
+    """A source's cases and everything it will ever tell about their outcomes.
+
+    Attributes:
+        frame: one row per case: ``entity_id`` (String, unique), ``event_time`` (Datetime us, naive UTC), then
+            the use case's features in declared order (``core.encoding.polars_type``).
+        labels: one row per known outcome: ``entity_id`` (String), ``label`` (Int8, 0/1), ``occurred_at`` and
+            ``recorded_at`` (Datetime us: when it became true, and known), ``source`` (String: file name).
+            Not filtered by time: whoever reads it as of a day must look at ``recorded_at``.
+        fingerprint: of the file's bytes.
+        path: the file.
+    """
+
+    frame: pl.DataFrame
+    labels: pl.DataFrame
+    fingerprint: str
+    path: Path
+
+
+def read_cases(case: UseCase, settings: Settings) -> Cases:
+    """Read and validate the first of the source's files that exists.
+
+    Raises:
+        SourceError: no file is there, or it cannot be read or holds a bad value (at most ten are named).
+    """
+    path = source_path(case, settings)
+    first_row = 2 if path.suffix == ".csv" else 1
+    raw = _reader(case)(path, case)
+    try:
+        frame = _frame(raw, case, str(path), first_row)
+        labels = _labels(raw, frame, case, path, first_row)
+    except InvalidRows as error:
+        raise SourceError(str(error)) from error
+    return Cases(frame, labels, fingerprint.of_bytes(path.read_bytes()), path)
+
+
+def source_path(case: UseCase, settings: Settings) -> Path:
+    """The first of the source's files that exists.
+
+    Raises:
+        SourceError: none does; names the paths and says where to get the file.
+    """
+    paths = case.source.full_paths if settings.full and case.source.full_paths else case.source.paths
+    tried = [settings.project / p for p in paths]
+    found = next((p for p in tried if p.is_file()), None)
+    if found is None:
+        looked = "\n".join(f"  {p}" for p in tried)
+        raise SourceError(f"use case '{case.name}': no source file; looked for\n{looked}\n{case.source.help}")
+    return found
+
+
+def _reader(case: UseCase):
+    """The ``read`` function of the reader's module."""
+    known = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    name = case.source.reader
+    read = getattr(importlib.import_module(f"{__name__}.{name}"), "read", None) if name in known else None
+    if read is None:
+        raise SourceError(
+            f"use case '{case.name}': source.reader '{name}' is not a reader: use 'table', or add a module "
+            f"{__name__}.{name} with a function read(path, case)"
+        )
+    return read
+
+
+def wanted_columns(case: UseCase) -> list[str]:
+    """Our names of the columns that a reader must give."""
+    outcome = case.label.positive_at or case.label.column or ""
+    return list(dict.fromkeys([case.entity_id, case.event_time, *case.feature_names, outcome]))
+
+
+def _frame(raw: pl.DataFrame, case: UseCase, what: str, first_row: int) -> pl.DataFrame:
+    require_columns(raw, wanted_columns(case), what)
+    ids = raw[case.entity_id].cast(pl.String).str.strip_chars().replace("", None)
+    times, problems = parse_times(raw[case.event_time], first_row)
+    problems += _empty(ids, first_row) + _repeated(ids, first_row)
+    if not problems:
+        problems = _empty(times, first_row)
+    if problems:
+        raise InvalidRows(what, problems)
+    features = parse_cases(raw, case.features, what, first_row)
+    return pl.DataFrame({"entity_id": ids, "event_time": times}).hstack(features)
+
+
+def _empty(column: pl.Series, first_row: int) -> list[Problem]:
+    return [Problem(column.name, row + first_row, EMPTY) for row in column.is_null().arg_true()]
+
+
+def _repeated(ids: pl.Series, first_row: int) -> list[Problem]:
+    first = ids.is_first_distinct() | ids.is_null()
+    if first.all():
+        return []
+    return [
+        Problem(ids.name, row + first_row, f"'{ids[row]}' is in an earlier row already; ids must be unique")
+        for row in (~first).arg_true()
+    ]
+
+
+def _labels(
+    raw: pl.DataFrame, frame: pl.DataFrame, case: UseCase, path: Path, first_row: int
+) -> pl.DataFrame:
+    """Labels by the use case's rule; a case whose 0/1 is empty has none."""
+    keyed = frame.select(
+        "entity_id", "event_time", due=pl.col("event_time").dt.offset_by(f"{case.label.horizon_months}mo")
+    )
+    if case.label.positive_at:
+        times, problems = parse_times(raw[case.label.positive_at], first_row)
+        happened = keyed.with_columns(times.alias("happened"))
+        # A date before the case itself is kept negative, as is one after the horizon: neither is its outcome.
+        positive = pl.col("happened").is_between("event_time", "due").fill_null(False)
+        labelled = happened.with_columns(
+            label=positive.cast(pl.Int8), known=pl.when(positive).then("happened").otherwise("due")
+        )
+    else:
+        values, problems = _parse_binary(raw[case.label.column or ""], first_row)
+        labelled = keyed.with_columns(values.alias("label"), known=pl.col("due")).drop_nulls("label")
+    if problems:
+        raise InvalidRows(str(path), problems)
+    return labelled.select(
+        "entity_id", "label", occurred_at="known", recorded_at="known", source=pl.lit(path.name)
+    )
+
+
+def _parse_binary(column: pl.Series, first_row: int) -> tuple[pl.Series, list[Problem]]:
+    given = column.cast(pl.String).str.strip_chars().replace("", None)
+    codes = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+    parsed = given.str.to_lowercase().replace_strict(codes, default=None, return_dtype=pl.Int8)
+    return parsed, unreadable(column, given, parsed, "0 or 1", first_row)

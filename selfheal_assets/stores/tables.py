@@ -1,0 +1,108 @@
+"""The warehouse's base tables, created from the use case. Derived tables are made by those who fill them."""
+
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from selfheal_assets.core.spec import FeatureType
+from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets.use_case import UseCase
+
+_SQL_TYPE = {FeatureType.number: "double", FeatureType.integer: "bigint", FeatureType.category: "varchar"}
+
+
+def feature_columns(case: UseCase) -> str:
+    """The features as SQL column definitions."""
+    return ", ".join(f'"{f.name}" {_SQL_TYPE[f.type]}' for f in case.features)
+
+
+def feature_list(case: UseCase, prefix: str = "") -> str:
+    """The features as a SQL select list."""
+    return ", ".join(f'{prefix}"{name}"' for name in case.feature_names)
+
+
+def create_tables(warehouse: Warehouse, case: UseCase) -> None:
+    """Create what is missing; does nothing on a warehouse that has its tables."""
+    with warehouse.write() as connection:
+        _create(connection, case)
+
+
+def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
+    features = feature_columns(case)
+    for statement in (
+        f"""create table if not exists applications (
+            entity_id varchar not null, event_time timestamp not null, {features})""",
+        f"""create table if not exists prediction_log (
+            prediction_id varchar primary key, entity_id varchar not null, predicted_at timestamp not null,
+            event_time timestamp not null, model_version integer not null, model_fingerprint varchar not null,
+            role varchar not null, {features}, probability double not null, prediction tinyint not null,
+            threshold double not null, segment_file varchar not null)""",
+        """create table if not exists ingested_segments (
+            segment_file varchar primary key, rows_added bigint not null, torn_bytes bigint not null)""",
+        """create table if not exists labels (
+            prediction_id varchar, entity_id varchar, label tinyint not null, occurred_at timestamp not null,
+            recorded_at timestamp not null, source varchar not null)""",
+        """create table if not exists clock (
+            as_of timestamp not null, chunk varchar not null, horizon_months integer not null,
+            implicit_negatives boolean not null)""",
+        "create table if not exists sources (name varchar primary key, fingerprint varchar not null, row_count bigint not null)",
+        f"""create table if not exists reference_data (
+            reference_fingerprint varchar not null, entity_id varchar not null, event_time timestamp not null,
+            {features}, label tinyint not null)""",
+        """create table if not exists decisions (
+            id integer primary key, recorded_at timestamp not null, as_of timestamp not null,
+            action varchar not null, champion integer, challenger integer, reason varchar not null,
+            payload varchar not null, previous_hash varchar not null, hash varchar not null)""",
+    ):
+        connection.execute(statement)
+    connection.execute(_LABELS_AS_OF)
+    connection.execute(_labelled_cases(case))
+
+
+# What was known just before t, one row per case: the newest record wins, a correction is a newer record.
+# A label that names a prediction belongs to that prediction's case; it waits unmatched until the log has it.
+_LABELS_AS_OF = """create or replace macro labels_as_of(t) as table
+    select entity_id, label, occurred_at, recorded_at, source
+    from (
+        select coalesce(l.entity_id, p.entity_id) as entity_id, l.label, l.occurred_at, l.recorded_at, l.source,
+            row_number() over (
+                partition by coalesce(l.entity_id, p.entity_id)
+                order by l.recorded_at desc, l.occurred_at desc, l.label desc) as recency
+        from labels l left join prediction_log p on l.prediction_id = p.prediction_id
+        where l.recorded_at < t)
+    where recency = 1 and entity_id is not null"""
+
+
+def _labelled_cases(case: UseCase) -> str:
+    """Macro: every case before t, from history and log, with its label as known at t (null: not known).
+
+    A positive counts only if it happened within the horizon; a mature case without a label is negative where
+    the use case says that nobody reports the good ones.
+    """
+    horizon = f"to_months({case.label.horizon_months})"
+    silent = "0" if case.label.implicit_negatives else "null"
+    return f"""create or replace macro labelled_cases(t) as table
+    select c.entity_id, c.event_time, {feature_list(case, "c.")},
+        c.event_time + {horizon} <= t as is_mature,
+        case when l.label = 1 and l.occurred_at > c.event_time + {horizon} then 0
+             when l.label is not null then l.label
+             when c.event_time + {horizon} <= t then {silent} end::tinyint as label,
+        l.recorded_at
+    from (
+        select entity_id, event_time, {feature_list(case)} from applications
+        union all by name
+        select entity_id, event_time, {feature_list(case)} from prediction_log where role = 'champion') c
+    left join labels_as_of(t) l using (entity_id)
+    where c.event_time < t"""
+
+
+def set_clock(warehouse: Warehouse, case: UseCase, as_of: datetime) -> None:
+    """Tell the dbt models at which time they stand; they read this table instead of the wall clock."""
+    row = {
+        "as_of": [as_of],
+        "chunk": [case.monitoring.chunk],
+        "horizon_months": [case.label.horizon_months],
+        "implicit_negatives": [case.label.implicit_negatives],
+    }
+    warehouse.replace("clock", pl.DataFrame(row))

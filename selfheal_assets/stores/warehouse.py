@@ -1,0 +1,151 @@
+"""The warehouse: the only module that opens DuckDB.
+
+One writer at a time, held by a file lock that the kernel frees when a process dies; each write is one
+transaction. Readers outside Dagster never open the file: they read the snapshots in ``published``.
+"""
+
+import fcntl
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+
+_CONFIG: dict[str, Any] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "memory_limit": "2GB",
+    "threads": 2,
+}
+
+
+class WarehouseBusy(TimeoutError):
+    """Another process held the warehouse for longer than the time allowed."""
+
+
+class Warehouse:
+    """A DuckDB file with one writer.
+
+    Args:
+        path: the database file; its folder is made.
+        published: folder of the snapshots.
+        timeout_s: how long to wait for another process.
+    """
+
+    def __init__(self, path: Path, published: Path, timeout_s: float = 120.0) -> None:
+        self.path = path
+        self.published = published
+        self.timeout_s = timeout_s
+        self._held = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the writer's lock without opening the file (dbt opens it by itself)."""
+        if self._held:
+            yield
+            return
+        deadline = time.monotonic() + self.timeout_s
+        descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise WarehouseBusy(
+                            f"{self.path} was locked by another process for more than {self.timeout_s:g} s: "
+                            "wait for the other run, or raise SELFHEAL_LOCK_TIMEOUT_S"
+                        ) from error
+                    time.sleep(0.02 * random.uniform(0.5, 1.5))
+            self._held = True
+            yield
+        finally:
+            self._held = False
+            os.close(descriptor)
+
+    @contextmanager
+    def write(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """One transaction: committed at the end, rolled back on any exception."""
+        with self.locked():
+            connection = duckdb.connect(str(self.path), config=_CONFIG)
+            try:
+                connection.execute("begin")
+                yield connection
+                connection.execute("commit")
+            except BaseException:
+                with suppress(duckdb.Error):
+                    connection.execute("rollback")
+                raise
+            finally:
+                connection.close()
+
+    @contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection for reading. It holds the lock too: DuckDB lets no reader in beside a writer."""
+        with self.write() as connection:
+            yield connection
+
+    def query(self, sql: str, parameters: list[Any] | None = None) -> pl.DataFrame:
+        """Rows of a query as a frame."""
+        with self.read() as connection:
+            return connection.sql(sql, params=parameters or []).pl()
+
+    def replace(self, table: str, frame: pl.DataFrame, where: dict[str, Any] | None = None) -> None:
+        """Replace the rows of ``table`` that match ``where`` (all, if empty) by ``frame``, in one transaction.
+
+        The table is made from the frame where it does not exist.
+        """
+        with self.write() as connection:
+            replace_rows(connection, table, frame, where)
+
+    def has(self, table: str) -> bool:
+        """Whether the table exists."""
+        if not self.path.exists():
+            return False
+        with self.read() as connection:
+            return has_table(connection, table)
+
+    def publish(self, name: str, frame: pl.DataFrame) -> Path:
+        """Write a snapshot beside its final place and rename it, so that readers see the old or the new."""
+        self.published.mkdir(parents=True, exist_ok=True)
+        target = self.published / f"{name}.parquet"
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        frame.write_parquet(temporary)
+        os.replace(temporary, target)
+        return target
+
+
+def one(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> tuple | None:
+    """First row of a statement, all of it fetched: DuckDB 2 refuses other work while a result is open."""
+    rows = connection.execute(sql, parameters or []).fetchall()
+    return rows[0] if rows else None
+
+
+def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether the table or view exists."""
+    found = one(connection, "select count(*) from information_schema.tables where table_schema = 'main' and table_name = ?", [table])
+    return bool(found and found[0])
+
+
+def replace_rows(
+    connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame, where: dict[str, Any] | None = None
+) -> None:
+    """Delete what matches ``where``, insert ``frame``: within the caller's transaction."""
+    connection.register("incoming", frame.to_arrow())
+    try:
+        columns = ", ".join(f'"{c}"' for c in frame.columns)
+        if not has_table(connection, table):
+            connection.execute(f"create table {table} as select {columns} from incoming")
+            return
+        clause = " and ".join(f'"{c}" = ?' for c in where or {}) or "true"
+        connection.execute(f"delete from {table} where {clause}", list((where or {}).values()))
+        connection.execute(f"insert into {table} ({columns}) select {columns} from incoming")
+    finally:
+        connection.unregister("incoming")

@@ -61,11 +61,7 @@ demo: $(STAMP) ## Replay 2002-2012 on the shipped loans (ARGS=--fresh starts ane
 
 .PHONY: dev
 dev: $(STAMP) ## Open the Dagster UI with the demo's history (PORT=3000)
-	@home=$$($(BIN)/python -c 'from selfheal_assets.settings import Settings; print(Settings().dagster_home)') \
-	  && mkdir -p "$$home" \
-	  && { [ ! -f dagster.yaml ] || [ -f "$$home/dagster.yaml" ] || cp dagster.yaml "$$home/"; } \
-	  && echo "Dagster UI: http://127.0.0.1:$(PORT)   (Ctrl-C stops it)" \
-	  && DAGSTER_HOME="$$home" $(QUIET_DAGSTER) $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(PORT)
+	@$(QUIET_DAGSTER) $(BIN)/selfheal dev --port $(PORT)
 
 .PHONY: serve
 serve: $(STAMP) ## Start the prediction service

@@ -6,14 +6,14 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfheal_assets.settings import Settings, switch_off_telemetry
+from selfheal_assets.settings import Settings, prepare_environment
 
 app = typer.Typer(
     help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
@@ -27,7 +27,7 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Run the command; a failure that the user can mend is one message, not a stack trace."""
-    switch_off_telemetry()
+    prepare_environment()
     from selfheal_assets.core.training import NotEnoughData
     from selfheal_assets.stores.sources import SourceError
     from selfheal_assets.stores.warehouse import WarehouseBusy
@@ -84,8 +84,10 @@ def _replay(settings: Settings, until: datetime | None) -> None:
     from selfheal_assets.reports.console import chunk_line, chunk_table, header_line, summary_lines
 
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, told_plainly(replaying.ReplayFailed):
+    with ExitStack() as stack, told_plainly(replaying.ReplayFailed):
+        instance = stack.enter_context(dg.DagsterInstance.get())
         run = replaying.Replay(settings, instance)
+        stack.enter_context(run.stores.warehouse.kept_open())
         left = [c for c in run.chunks(until) if c not in run.finished()]
         summary_path = settings.published / "replay.json"
         if not left and summary_path.exists():

@@ -16,16 +16,17 @@ from selfheal_assets.defs.reference import applications, reference_data
 from selfheal_assets.defs.resources import Stores, chunk_partitions
 from selfheal_assets.defs.retrain import shadow_evaluation, shadow_models, training_set
 from selfheal_assets.defs.rollback import build_rollback_assets
-from selfheal_assets.settings import Settings, switch_off_telemetry
+from selfheal_assets.settings import Settings, prepare_environment
 
 
-def build_definitions(settings: Settings) -> dg.Definitions:
+def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.Definitions:
     """Everything Dagster knows of one use case.
 
     Args:
         settings: of this installation. Tests pass their own, with a ``home`` under a temporary folder.
+        stores: shared with the caller's own; made from the settings if omitted.
     """
-    switch_off_telemetry()
+    prepare_environment()
     case = settings.case
     partitions = chunk_partitions(case)
     jobs = automation.build_jobs(partitions)
@@ -47,9 +48,12 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         jobs=jobs,
         schedules=automation.build_schedules(jobs, case),
         sensors=automation.build_sensors(jobs, case),
-        resources={"stores": Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
+        resources={"stores": stores or Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
         executor=dg.in_process_executor,
     )
 
 
-defs = build_definitions(Settings())
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What ``dagster -m selfheal_assets.definitions`` loads; built when Dagster asks, not at import."""
+    return build_definitions(Settings())

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.spec import Feature, FeatureType
-from selfheal_assets.settings import switch_off_telemetry
+from selfheal_assets.settings import prepare_environment
 
 REFERENCE_CHUNKS = 10
 ESTIMATED_METRICS = ("roc_auc", "f1")
@@ -27,7 +27,7 @@ MULTIVARIATE_METHOD = "pca_reconstruction_error"
 @contextmanager
 def _nannyml() -> Iterator[Any]:
     """NannyML with its usage logging and its chatter off."""
-    switch_off_telemetry()
+    prepare_environment()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import nannyml

@@ -64,8 +64,8 @@ class Replay:
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.case, self.instance = settings, settings.case, instance
-        self.definitions = build_definitions(settings)
         self.stores = Stores(settings)
+        self.definitions = build_definitions(settings, self.stores)
         self.log = PredictionLog(settings.prediction_log)
         self.service = ScoringService(self.stores.registry, self.log, self.case)
         go_live = datetime.combine(self.case.go_live, datetime.min.time())

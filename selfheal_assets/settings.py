@@ -16,21 +16,23 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.use_case import UseCase, load_use_case
 
-TELEMETRY_OFF = {
+ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NML_DISABLE_USAGE_LOGGING": "1",
     "DAGSTER_DISABLE_TELEMETRY": "yes",
+    # XGBoost's idle threads would spin and starve whatever else runs on a small machine.
+    "OMP_WAIT_POLICY": "passive",
 }
 
 
-def switch_off_telemetry() -> None:
-    """Keep Dagster, dbt, MLflow and NannyML from calling anybody, unless the operator says otherwise.
+def prepare_environment() -> None:
+    """Keep Dagster, dbt, MLflow and NannyML from calling anybody, and XGBoost from busy waiting.
 
-    Must run before those libraries are imported; every entry point does so.
+    What an operator has set is kept. Must run before those libraries are imported; every entry point does so.
     """
-    for name, value in TELEMETRY_OFF.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 

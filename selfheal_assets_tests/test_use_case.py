@@ -1,8 +1,9 @@
-"""The use case's file: what it declares reaches the model, and what is wrong in it is named by file, line, key."""
+"""The use case's file: what it declares reaches the model, what is wrong is named by file, line and key."""
 
 from datetime import date
 
 import pytest
+
 from selfheal_assets.settings import Settings
 from selfheal_assets.use_case import SHIPPED, UseCaseError, load_use_case
 
@@ -67,7 +68,12 @@ def test_a_sound_file_is_read(written):
         (replaced("min_rows: 300", "min_rowz: 300"), "min_rowz", "policy.gates.min_rowz", "not permitted"),
         (replaced("max: 600", "max: many"), "max: many", "features.0.max", "valid number"),
         (replaced("max: 600", "max: .nan"), "max: .nan", "features.0.max", "finite"),
-        (replaced("values: [basic, plus]", "values: [no, yes]"), "[no, yes]", "features.1.values.0", "string"),
+        (
+            replaced("values: [basic, plus]", "values: [no, yes]"),
+            "[no, yes]",
+            "features.1.values.0",
+            "string",
+        ),
         (replaced(", horizon_months: 3", ""), "label:", "label.horizon_months", "required"),
         (replaced("end: 2020-10-01", "end: 2021-10-01"), "reference:", "reference", "after go_live"),
         (replaced("end: 2020-10-01", "end: 2020-01-01"), "reference:", "reference", "before end"),
@@ -119,7 +125,9 @@ def test_bytes_that_are_not_utf8_are_refused(tmp_path):
 )
 def test_a_feature_that_knows_the_outcome_is_refused(written, feature):
     text = replaced("features:\n", f"features:\n  - {feature}\n")
-    with pytest.raises(UseCaseError, match=rf"line {line_of(text, 'features:')}: features: .*after the outcome"):
+    with pytest.raises(
+        UseCaseError, match=rf"line {line_of(text, 'features:')}: features: .*after the outcome"
+    ):
         load_use_case(written(text))
 
 
@@ -145,7 +153,9 @@ def test_shipped_files_load_and_are_named_after_their_file(name):
 @pytest.mark.parametrize("name", ["sba_loans", "give_me_some_credit"])
 def test_a_shipped_reference_is_mature_at_go_live(name):
     case = load_use_case(name)
-    months = (case.go_live.year - case.reference.end.year) * 12 + case.go_live.month - case.reference.end.month
+    months = (
+        (case.go_live.year - case.reference.end.year) * 12 + case.go_live.month - case.reference.end.month
+    )
     assert months >= case.label.horizon_months
 
 

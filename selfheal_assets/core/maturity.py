@@ -7,7 +7,6 @@ probability p * F(a).
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import polars as pl
@@ -28,11 +27,6 @@ class TimingCurve:
         """F at each age, in [0, 1]; 1 at and beyond the horizon."""
         share = np.searchsorted(self.ages, age_days, side="right") / max(len(self.ages), 1)
         return np.where(age_days >= self.horizon_days, 1.0, share)
-
-
-def is_mature(event_time: str, as_of: datetime, label: LabelSpec) -> pl.Expr:
-    """Whether a case had reached the horizon at ``as_of`` (calendar months)."""
-    return pl.col(event_time).dt.offset_by(f"{label.horizon_months}mo") <= as_of
 
 
 def fit_timing_curve(matured: pl.DataFrame, label: LabelSpec) -> TimingCurve:

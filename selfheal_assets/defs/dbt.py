@@ -41,7 +41,8 @@ def build_dbt_assets(settings: Settings, partitions_def: dg.PartitionsDefinition
     def dbt_models(context: dg.AssetExecutionContext, stores: dg.ResourceParam[Stores]) -> Iterator[Any]:
         models, checks = _selected(context)
         with stores.warehouse.locked():
-            tables.set_clock(stores.warehouse, stores.case, as_of_of(context, stores))
+            if models:  # checks alone judge what was built, at the time it was built for
+                tables.set_clock(stores.warehouse, stores.case, as_of_of(context, stores))
             results = project.build(_names(manifest, {*models, *checks}))
             rows = dict(stores.warehouse.query(_ROWS).iter_rows())
         yield from _events(results, models, checks, rows)
@@ -65,7 +66,8 @@ def _translator() -> Any:
 
 def _names(manifest: Mapping[str, Any], chosen: set[str]) -> list[str]:
     """dbt's names of the chosen nodes; none if they are all, which spares dbt the search."""
-    return [".".join(manifest["nodes"][node]["fqn"]) for node in sorted(chosen)] if chosen < set(manifest["nodes"]) else []
+    nodes = manifest["nodes"]
+    return [] if chosen >= set(nodes) else [".".join(nodes[node]["fqn"]) for node in sorted(chosen)]
 
 
 def _selected(
@@ -100,12 +102,12 @@ def _events(
                 metadata["dagster/row_count"] = count
             yield dg.MaterializeResult(asset_key=key, metadata=metadata)
         elif result.unique_id in checks and result.status in ("pass", "warn", "fail"):
-            check = checks[result.unique_id]
+            check, warns = checks[result.unique_id], result.status == "warn"
             yield dg.AssetCheckResult(
                 asset_key=check.asset_key,
                 check_name=check.name,
                 passed=result.status == "pass",
-                severity=dg.AssetCheckSeverity.WARN if result.status == "warn" else dg.AssetCheckSeverity.ERROR,
+                severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
                 metadata=metadata | {"dbt/failed_rows": result.failures or 0},
             )
     if failed := [result for result in results if result.status in ("fail", "error")]:

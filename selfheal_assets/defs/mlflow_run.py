@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from selfheal_assets.settings import Settings, switch_off_telemetry
+from selfheal_assets.settings import Settings, prepare_environment
 from selfheal_assets.stores.model_registry import ModelRegistry
 
 
@@ -26,7 +26,7 @@ def build_resource(settings: Settings) -> dg.ResourceDefinition:
 
     @dg.resource(config_schema=config, description="MLflow's tracking API, bound to one run (dagster-mlflow).")
     def mlflow_run(context: dg.InitResourceContext) -> Iterator[Any]:
-        switch_off_telemetry()
+        prepare_environment()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # dagster-mlflow marks all it has as beta
             import mlflow

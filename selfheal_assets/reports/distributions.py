@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
-from selfheal_assets.reports.text import compact, percent
+from selfheal_assets.reports.text import UNKNOWN, compact, percent
 
 MOST_CATEGORIES = 8
 MOST_BINS = 12
@@ -51,7 +51,7 @@ def _step(span: float) -> float:
 
 def bin_edges(values: pl.Series) -> list[float]:
     """Round inner edges: 1-2-5 steps for a long right tail, else of equal width; the ends are open."""
-    known = values.drop_nulls().drop_nans().to_numpy()
+    known = _known(values)
     low, middle, high = np.quantile(known, [0.01, 0.5, 0.99])
     positive = known[known > 0]
     if low >= 0 and len(positive) and high > 6 * middle:
@@ -77,22 +77,34 @@ def _bin_names(edges: list[float], integer: bool) -> list[str]:
     return [first, *inner, f"≥ {compact(edges[-1])}"]
 
 
+def _known(values: pl.Series) -> np.ndarray:
+    """The values that are there, as floats."""
+    return values.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
+
+
 def _numeric_shares(values: pl.Series, edges: list[float]) -> list[float]:
     """Share of each bin, and last of the missing."""
-    known = values.cast(pl.Float64).drop_nulls().drop_nans().to_numpy()
+    known = _known(values)
     counts = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1)
     return [float(n) / max(len(values), 1) for n in (*counts, len(values) - len(known))]
+
+
+def _median(values: pl.Series) -> str:
+    known = _known(values)
+    return compact(float(np.median(known))) if len(known) else UNKNOWN
 
 
 def _numeric(reference: pl.Series, analysis: pl.Series, edges: list[float], integer: bool) -> Distribution:
     names = [*_bin_names(edges, integer), MISSING]
     then, now = _numeric_shares(reference, edges), _numeric_shares(analysis, edges)
-    medians = [compact(float(s.cast(pl.Float64).fill_nan(None).median() or 0)) for s in (reference, analysis)]
-    change = f"Median {medians[0]} → {medians[1]}; missing {percent(then[-1])} → {percent(now[-1])}."
-    return _without_empty_ends(Distribution(reference.name, names, then, now, change))
+    change = (
+        f"Median {_median(reference)} → {_median(analysis)}; "
+        f"missing {percent(then[-1])} → {percent(now[-1])}."
+    )
+    return _without_empty_bins(Distribution(reference.name, names, then, now, change))
 
 
-def _without_empty_ends(found: Distribution) -> Distribution:
+def _without_empty_bins(found: Distribution) -> Distribution:
     """Leave out bins that nobody is in, then and now."""
     keep = [i for i in range(len(found.bins)) if found.then[i] or found.now[i]]
     return Distribution(
@@ -104,14 +116,21 @@ def _without_empty_ends(found: Distribution) -> Distribution:
     )
 
 
-def _category_shares(values: pl.Series) -> dict[str, float]:
-    names = values.cast(pl.String).fill_null(MISSING)
-    counted = names.value_counts(name="n")
-    return {str(k): n / max(len(values), 1) for k, n in counted.iter_rows()}
+def _category_shares(values: pl.Series, numeric: bool) -> dict[str, float]:
+    """Share of each category by its name; integers and floats of the same value share a name."""
+    known = values.cast(pl.Float64).fill_nan(None) if numeric else values.cast(pl.String)
+    counted = known.rename("value").value_counts(name="rows").rows()
+    return {_category_name(value): n / max(len(values), 1) for value, n in counted}
+
+
+def _category_name(value: str | float | None) -> str:
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _categories(reference: pl.Series, analysis: pl.Series, numeric: bool) -> Distribution:
-    then, now = _category_shares(reference), _category_shares(analysis)
+    then, now = _category_shares(reference, numeric), _category_shares(analysis, numeric)
     every = set(then) | set(now)
     by_size = sorted(every, key=lambda c: (-max(then.get(c, 0), now.get(c, 0)), c))
     by_size = by_size if numeric else by_size[:MOST_CATEGORIES]

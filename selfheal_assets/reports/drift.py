@@ -25,32 +25,46 @@ from selfheal_assets.reports.text import count, listing, number
 
 MOST_DISTRIBUTIONS = 6
 MOST_UNALARMED = 2
-NO_REASON = "its frame came without rows"
+NO_REASON = "no result was recorded for this chunk"
+MEASURED = {
+    "findings": "status",
+    "univariate": "value",
+    "multivariate": "value",
+    "estimates": "value",
+    "cohort_evidence": "expected",
+    "realized": "value",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class DriftPage:
-    """What the page of one chunk is made from. Any frame may be empty; then the page says 'not computed'.
+    """What the page of one chunk is made from.
+
+    A frame may be empty, or hold rows without a value whose ``reason`` says why: then the page says
+    'not computed', and why.
 
     Attributes:
         title: title of the use case.
         chunk_label: name of the chunk, ``2007 Q3``.
         champion: version of the champion that scored it; None if there is none.
-        findings: ``check`` (str), ``status`` (PASS, FAIL or INSUFFICIENT_DATA), ``statistic``, ``limit`` (f64),
-            ``reason`` (str). One row per check.
-        univariate: ``feature``, ``method`` (str), ``value``, ``threshold`` (f64), ``alert`` (bool), ``status``,
+        findings: ``check`` (str), ``status`` (PASS, FAIL or INSUFFICIENT_DATA), ``statistic``,
+            ``limit`` (f64), ``reason`` (str). One row per check.
+        univariate: ``feature``, ``method`` (str), ``value``, ``threshold`` (f64), ``alert`` (bool),
             ``reason`` (str). One row per feature and method.
         multivariate: ``method`` (str), ``value``, ``lower_threshold``, ``upper_threshold`` (f64), ``alert``.
-        estimates: ``metric`` (str), ``value``, ``lower``, ``upper``, ``threshold_lower``, ``threshold_upper``
-            (f64), ``alert`` (bool), ``status``, ``reason`` (str). One row per metric.
+        estimates: ``metric`` (str), ``value``, ``lower``, ``upper``, ``threshold_lower``,
+            ``threshold_upper`` (f64), ``alert`` (bool), ``reason`` (str). One row per metric.
         cohort_evidence: ``cohort`` (Datetime), ``rows``, ``mean_age_days``, ``share_known`` (0..1),
             ``expected``, ``observed`` (counts so far).
         realized: ``cohort`` (Datetime), ``metric`` (str), ``value``, ``lower``, ``upper`` (f64), ``rows``,
-            ``positives`` (int), ``status``, ``reason`` (str). One row per cohort and metric.
+            ``positives`` (int), ``status``, ``reason`` (str), and where more than one model is judged
+            ``scored_by`` (str). One row per cohort, metric and model.
         reference_features: values of the features in the reference; only the drifted ones are drawn.
         analysis_features: the same columns in this chunk.
         outcome: plural of what the label means, ``defaults``.
         period: length of chunks and cohorts, to name these.
+        least_drift: the policy's limit: a feature counts as drifted only beyond this and beyond its own
+            threshold. None leaves ``threshold`` and ``alert`` as they are.
         not_computed: why a frame is empty, by the frame's name.
     """
 
@@ -67,6 +81,7 @@ class DriftPage:
     analysis_features: pl.DataFrame
     outcome: str = "defaults"
     period: ChunkPeriod = "quarter"
+    least_drift: float | None = None
     not_computed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -123,47 +138,68 @@ def _checks(names: list[str]) -> str:
     return f"{listing(names)} ({len(names)} checks)" if len(names) > 1 else names[0]
 
 
+def _known(report: DriftPage, name: str) -> pl.DataFrame:
+    """The frame of that name; without rows if none of its rows holds a value."""
+    frame: pl.DataFrame = getattr(report, name)
+    measured = not frame.is_empty() and frame[MEASURED[name]].null_count() < frame.height
+    return frame if measured else frame.clear()
+
+
+def _drift(report: DriftPage) -> pl.DataFrame:
+    """Drift by feature, judged as the policy judges it."""
+    drift = _known(report, "univariate")
+    if drift.is_empty() or report.least_drift is None:
+        return drift
+    limit = pl.max_horizontal("threshold", pl.lit(report.least_drift))
+    return drift.with_columns(threshold=limit, alert=pl.col("value") > limit)
+
+
+def _missing(report: DriftPage, name: str, what: str) -> list[Block]:
+    """A notice in place of a figure: what is missing, and why."""
+    frame: pl.DataFrame = getattr(report, name)
+    said = frame["reason"].drop_nulls().to_list() if "reason" in frame.columns else []
+    reason = report.not_computed.get(name) or next(iter(said), NO_REASON)
+    return [Notice(f"{what}: not computed, because {str(reason).rstrip('.')}.")]
+
+
 def _in_words(report: DriftPage) -> list[str]:
     """What the frames say, in a sentence each."""
-    said = []
-    if not report.univariate.is_empty():
-        drifted = report.univariate.filter(pl.col("alert"))["feature"].unique(maintain_order=True).to_list()
-        of = report.univariate["feature"].n_unique()
-        said.append(f"{len(drifted)} of {of} features drifted{': ' + listing(drifted) if drifted else ''}.")
-    if not report.cohort_evidence.is_empty():
-        expected, observed = report.cohort_evidence.select(pl.sum("expected", "observed")).row(0)
+    said, drift, cohorts = [], _drift(report), _known(report, "cohort_evidence")
+    if not drift.is_empty():
+        ranked = drift_figures.with_ratio(drift)
+        drifted = ranked.filter(pl.col("alert"))["feature"].unique(maintain_order=True).to_list()
+        names = f": {listing(drifted)}" if drifted else ""
+        said.append(f"{len(drifted)} of {drift['feature'].n_unique()} features drifted{names}.")
+    if not cohorts.is_empty():
+        expected, observed = cohorts.drop_nulls("expected").select(pl.sum("expected", "observed")).row(0)
         ratio = f", {observed / expected:.2f} times as many" if expected else ""
-        said.append(
-            f"{count(observed)} {report.outcome} so far where {number(expected, 1)} were expected{ratio}."
-        )
+        so_far = f"{count(observed)} {report.outcome} so far where {number(expected, 1)} were expected"
+        said += [f"{so_far}{ratio}."] if max(expected, observed) >= 1 else []
     return [" ".join(said)] if said else []
 
 
-def _missing(report: DriftPage, frame: str, what: str) -> list[Block]:
-    return [Notice(f"{what}: not computed, because {report.not_computed.get(frame, NO_REASON)}.")]
-
-
 def _findings(report: DriftPage) -> list[Block]:
-    if report.findings.is_empty():
+    findings = _known(report, "findings")
+    if findings.is_empty():
         return _missing(report, "findings", "Checks")
-    return [tables.findings_table(report.findings)]
+    return [tables.findings_table(findings)]
 
 
 def _features(report: DriftPage) -> list[Block]:
-    if report.univariate.is_empty():
+    drift, together = _drift(report), _known(report, "multivariate")
+    if drift.is_empty():
         blocks = _missing(report, "univariate", "Drift by feature")
     else:
-        bars = drift_figures.ratio_figure(report.univariate)
-        table = tables.univariate_table(report.univariate)
-        blocks = [*([bars] if bars else []), *_distributions(report), table]
-    if report.multivariate.is_empty():
+        bars = drift_figures.ratio_figure(drift)
+        blocks = [*([bars] if bars else []), *_distributions(report, drift), tables.univariate_table(drift)]
+    if together.is_empty():
         return [*blocks, *_missing(report, "multivariate", "Drift of all features together")]
-    return [*blocks, tables.multivariate_table(report.multivariate)]
+    return [*blocks, tables.multivariate_table(together)]
 
 
-def _distributions(report: DriftPage) -> list[Block]:
+def _distributions(report: DriftPage, drift: pl.DataFrame) -> list[Block]:
     """Distributions of the features that moved most; of a few if none moved too far."""
-    ranked = drift_figures.with_ratio(report.univariate)
+    ranked = drift_figures.with_ratio(drift)
     drifted = ranked.filter(pl.col("alert"))
     chosen = drifted if drifted.height else ranked.head(MOST_UNALARMED)
     reference, analysis = report.reference_features, report.analysis_features
@@ -175,21 +211,32 @@ def _distributions(report: DriftPage) -> list[Block]:
 
 
 def _estimates(report: DriftPage) -> list[Block]:
-    if report.estimates.is_empty():
+    estimates = _known(report, "estimates")
+    if estimates.is_empty():
         return _missing(report, "estimates", "Estimated performance")
-    plot = drift_figures.estimates_figure(report.estimates)
-    return [*([plot] if plot else []), tables.estimates_table(report.estimates)]
+    plot = drift_figures.estimates_figure(estimates)
+    return [*([plot] if plot else []), tables.estimates_table(estimates)]
 
 
 def _cohorts(report: DriftPage) -> list[Block]:
-    if report.cohort_evidence.is_empty():
+    evidence = _known(report, "cohort_evidence")
+    if evidence.is_empty():
         return _missing(report, "cohort_evidence", "Evidence from partial labels")
-    plot = drift_figures.cohort_figure(report.cohort_evidence, report.period, report.outcome)
-    return [plot, tables.cohorts_table(report.cohort_evidence, report.period)]
+    evidence = evidence.drop_nulls(["cohort", "expected"])
+    table = tables.cohorts_table(evidence, report.period)
+    if max(evidence.select(pl.sum("expected", "observed")).row(0)) < 1:
+        return [
+            Notice(f"Too early to tell: less than one case of {report.outcome} is expected so far."),
+            table,
+        ]
+    return [drift_figures.cohort_figure(evidence, report.period, report.outcome), table]
 
 
 def _realized(report: DriftPage) -> list[Block]:
-    if report.realized.is_empty():
+    """A line by cohort where there are several; one cohort's figures are a table."""
+    realized = _known(report, "realized")
+    if realized.is_empty():
         return _missing(report, "realized", "Realized performance")
-    plots = drift_figures.realized_figures(report.realized, report.period)
-    return [*plots, tables.realized_table(report.realized, report.period)]
+    several = realized["cohort"].n_unique() > 1
+    plots = drift_figures.realized_figures(realized, report.period) if several else []
+    return [*plots, tables.realized_table(realized, report.period, folded=several)]

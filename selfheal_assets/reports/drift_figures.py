@@ -1,11 +1,14 @@
 """The plots of a chunk's page: drift by feature, distributions, estimates, cohorts, realized metrics."""
 
+from typing import Any
+
 import polars as pl
 
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.reports import figures as fig
 from selfheal_assets.reports.distributions import Distribution
 from selfheal_assets.reports.page import Figure
+from selfheal_assets.reports.statuses import SCORED_BY
 from selfheal_assets.reports.text import interval, listing, moment, number, percent, statistic
 
 MOST_BARS = 25
@@ -34,18 +37,16 @@ def ratio_figure(univariate: pl.DataFrame) -> Figure | None:
     order = [fig.plain(name) for name in reversed(shown["name"].to_list())]
     look = fig.layout(
         80 + 27 * shown.height,
-        xaxis=fig.axis(
-            "drift, as a multiple of the feature's own limit", rangemode="tozero", range=_room(shown)
-        ),
+        xaxis=fig.axis("drift, as a multiple of the feature's own limit", range=_room(shown), showgrid=False),
         yaxis=fig.axis(type="category", categoryorder="array", categoryarray=order, ticks=""),
-        shapes=[fig.vertical(1, fig.VERMILLION, "dash")],
+        shapes=[fig.vertical(1, fig.BLUE, "dash", width=2)],
         bargap=0.35,
     )
     names = ranked.filter(pl.col("alert"))["feature"].unique(maintain_order=True).to_list()
     hidden = ranked.height - shown.height
     return Figure(
         title="How far each feature moved",
-        caption="The dashed line at 1 is the limit."
+        caption="The dashed blue line at 1 is the limit."
         + (f" {hidden} smaller ones are left out." if hidden else ""),
         alt=f"Bars by feature. Outside the limit: {listing(names, 8) or 'none'}.",
         spec=fig.spec([t for t in traces if t["y"]], look),
@@ -84,7 +85,7 @@ def distribution_figure(found: Distribution) -> Figure:
     hover = "%{x}: %{y:.1%}<extra>%{fullData.name}</extra>"
     look = fig.layout(
         260,
-        xaxis=fig.axis(type="category"),
+        xaxis=fig.axis(type="category", showgrid=False),
         yaxis=fig.axis("share of rows", tickformat=".0%", rangemode="tozero"),
         barmode="group",
         bargap=0.25,
@@ -115,28 +116,22 @@ def estimates_figure(estimates: pl.DataFrame) -> Figure | None:
         yaxis=fig.axis(type="category", ticks=""),
     )
     said = "; ".join(
-        f"{row['metric']} {number(row['value'])}, healthy {interval(row['threshold_lower'], row['threshold_upper'])}"
+        f"{row['metric']} {number(row['value'])}, "
+        f"healthy {interval(row['threshold_lower'], row['threshold_upper'])}"
         for row in known.iter_rows(named=True)
     )
     return Figure(
         title="Estimated performance, before labels",
-        caption="Grey: the healthy range. A cross marks an estimate outside it.",
+        caption="Grey: the healthy range, or its only limit. A cross marks an estimate outside.",
         alt=f"Estimates: {said}",
         spec=fig.spec(traces, look),
     )
 
 
-def _estimate_traces(row: dict) -> list[fig.Trace]:
-    """The healthy range as a broad stripe, the estimate as a mark with its interval."""
+def _estimate_traces(row: dict[str, Any]) -> list[fig.Trace]:
+    """The healthy range, and the estimate as a mark with its interval."""
     y = fig.plain(row["metric"])
-    color, symbol = (fig.VERMILLION, "x") if row["alert"] else (fig.BLUE, "circle")
-    ends = [row["threshold_lower"], row["threshold_upper"]]
-    stripe = {
-        "type": "scatter", "mode": "lines", "name": "healthy range", "x": ends, "y": [y, y],
-        "line": {"width": 16, "color": fig.BAND}, "hoverinfo": "skip", "showlegend": False,
-        "legendgroup": "healthy range",
-    }  # fmt: skip
-    name = "outside" if row["alert"] else "within"
+    color, symbol, name = (fig.VERMILLION, "x", "outside") if row["alert"] else (fig.BLUE, "circle", "within")
     mark = fig.line(
         [row["value"]], [y], name, color, symbol=symbol, size=11, mode="markers", showlegend=False
     )
@@ -144,7 +139,19 @@ def _estimate_traces(row: dict) -> list[fig.Trace]:
     if row["lower"] is not None and row["upper"] is not None:
         arms = {"array": [row["upper"] - row["value"]], "arrayminus": [row["value"] - row["lower"]]}
         mark["error_x"] = {"type": "data", "symmetric": False, "color": color, "thickness": 1.5, **arms}
-    return [stripe, mark] if None not in ends else [mark]
+    return [*_healthy_range(row, y), mark]
+
+
+def _healthy_range(row: dict[str, Any], y: str) -> list[fig.Trace]:
+    """A broad stripe between both limits, or an upright dash at the only one."""
+    ends = [end for end in (row["threshold_lower"], row["threshold_upper"]) if end is not None]
+    name = "healthy range" if len(ends) == 2 else "limit"
+    shared = {"legendgroup": name, "showlegend": False}
+    if len(ends) == 2:
+        stripe = fig.line(ends, [y, y], name, fig.BAND, width=16, mode="lines", hoverinfo="skip")
+        return [stripe | shared]
+    dash = fig.line(ends, [y] * len(ends), name, fig.GREY, mode="markers", symbol="line-ns-open", size=22)
+    return [dash | shared | {"hovertemplate": "limit %{x:.3f}<extra></extra>"}] if ends else []
 
 
 def cohort_figure(evidence: pl.DataFrame, period: ChunkPeriod, outcome: str) -> Figure:
@@ -163,7 +170,7 @@ def cohort_figure(evidence: pl.DataFrame, period: ChunkPeriod, outcome: str) -> 
     ]
     look = fig.layout(
         320,
-        xaxis=fig.axis("cohort", type="category"),
+        xaxis=fig.axis("cohort", type="category", showgrid=False),
         yaxis=fig.axis(outcome, rangemode="tozero"),
         hovermode="x unified",
         barmode="group",
@@ -179,23 +186,51 @@ def cohort_figure(evidence: pl.DataFrame, period: ChunkPeriod, outcome: str) -> 
 def realized_figures(realized: pl.DataFrame, period: ChunkPeriod) -> list[Figure]:
     """One plot for each metric with a known value: matured cohorts with their intervals."""
     known = realized.filter(pl.col("value").is_not_null()).sort("cohort")
+    if "scored_by" not in known.columns:
+        known = known.with_columns(scored_by=pl.lit("served"))
     parts = known.partition_by("metric", maintain_order=True)
     return [_realized_figure(part, period, half=len(parts) > 1) for part in parts]
 
 
 def _realized_figure(part: pl.DataFrame, period: ChunkPeriod, half: bool) -> Figure:
-    metric, values = part["metric"][0], part["value"].to_list()
-    x = [fig.plain(moment(cohort, period)) for cohort in part["cohort"]]
-    up = [None if u is None else u - v for u, v in zip(part["upper"], values, strict=True)]
-    down = [None if low is None else v - low for low, v in zip(part["lower"], values, strict=True)]
-    arms = {"array": up, "arrayminus": down, "thickness": 1.5, "color": fig.BLUE}
-    trace = fig.line(x, values, metric, fig.BLUE, size=8, showlegend=False)
-    trace |= {
+    metric, models = part["metric"][0], part.partition_by("scored_by", maintain_order=True)
+    looks = [
+        (fig.BLUE, "circle", "solid"),
+        (fig.VERMILLION, "square-open", "dash"),
+        (fig.GREY, "diamond", "dot"),
+    ]
+    traces = [
+        _realized_line(rows, period, *look, legend=len(models) > 1)
+        for rows, look in zip(models, looks, strict=False)
+    ]
+    look = fig.layout(260, xaxis=fig.axis(type="category", showgrid=False), yaxis=fig.axis())
+    alt = "; ".join(
+        f"{x} {number(y)}" for trace in traces for x, y in zip(trace["x"], trace["y"], strict=True)
+    )
+    caption = "Cohorts past the horizon, with intervals."
+    return Figure(f"Realized {metric}", caption, f"Realized {metric}: {alt}", fig.spec(traces, look), half)
+
+
+def _realized_line(
+    rows: pl.DataFrame, period: ChunkPeriod, color: str, symbol: str, dash: str, legend: bool
+) -> fig.Trace:
+    values, name = rows["value"].to_list(), rows["scored_by"][0]
+    x = [fig.plain(moment(cohort, period)) for cohort in rows["cohort"]]
+    up = [None if u is None else u - v for u, v in zip(rows["upper"], values, strict=True)]
+    down = [None if low is None else v - low for low, v in zip(rows["lower"], values, strict=True)]
+    arms = {"array": up, "arrayminus": down, "thickness": 1.5, "color": color}
+    trace = fig.line(
+        x,
+        values,
+        fig.plain(SCORED_BY.get(name, name)),
+        color,
+        size=8,
+        symbol=symbol,
+        dash=dash,
+        showlegend=legend,
+    )
+    return trace | {
         "error_y": {"type": "data", "symmetric": False, **arms},
-        "customdata": part.select("rows", "positives").rows(),
+        "customdata": rows.select("rows", "positives").rows(),
         "hovertemplate": "%{x}: %{y:.3f}<br>%{customdata[0]} rows, %{customdata[1]} positives<extra></extra>",
     }
-    look = fig.layout(260, xaxis=fig.axis(type="category"), yaxis=fig.axis())
-    alt = "; ".join(f"{label} {number(value)}" for label, value in zip(x, values, strict=True))
-    caption = "Cohorts past the horizon, with intervals."
-    return Figure(f"Realized {metric}", caption, f"Realized {metric}: {alt}", fig.spec([trace], look), half)

@@ -6,7 +6,7 @@ import polars as pl
 
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.reports.page import Badge, Column, Table
-from selfheal_assets.reports.statuses import alert_badge, finding_badge
+from selfheal_assets.reports.statuses import SCORED_BY, alert_badge, finding_badge
 from selfheal_assets.reports.text import UNKNOWN, count, interval, moment, number, percent, statistic
 
 STATUS = Column("Status", False)
@@ -105,20 +105,23 @@ def cohorts_table(evidence: pl.DataFrame, period: ChunkPeriod) -> Table:
     )
 
 
-def realized_table(realized: pl.DataFrame, period: ChunkPeriod) -> Table:
-    """Realized metrics of matured cohorts."""
-    numbers = map(Column, ("Value", "Interval", "Rows", "Positives"))
+def realized_table(realized: pl.DataFrame, period: ChunkPeriod, folded: bool) -> Table:
+    """Realized metrics of matured cohorts, by the model that scored them where there are several."""
+    numbers = [Column(title) for title in ("Value", "Interval", "Rows", "Positives")]
+    by_model = "scored_by" in realized.columns
     rows = [
         [
             moment(r["cohort"], period),
+            *([SCORED_BY.get(r["scored_by"], r["scored_by"] or UNKNOWN)] if by_model else []),
             r["metric"],
             number(r["value"]),
             interval(r["lower"], r["upper"]),
             count(r["rows"]),
             count(r["positives"]),
-            finding_badge(r["status"], r["reason"] or ""),
+            finding_badge("INSUFFICIENT_DATA", r["reason"] or "") if r["value"] is None else "measured",
         ]
         for r in realized.iter_rows(named=True)
     ]
-    columns = [Column("Cohort", False), Column("Metric", False), *numbers, STATUS]
-    return Table("Matured cohorts, every metric", columns, rows, folded=True)
+    words = ["Cohort", *(["Scored by"] if by_model else []), "Metric"]
+    columns = [*(Column(word, False) for word in words), *numbers, STATUS]
+    return Table("Metrics on cohorts past the horizon, whose labels are all in", columns, rows, folded=folded)

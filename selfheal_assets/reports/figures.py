@@ -50,7 +50,8 @@ def layout(height: int, **more: Any) -> dict[str, Any]:
         "hoverlabel": {
             "bgcolor": "#26303b",
             "bordercolor": "#7d8794",
-            "font": {"color": "#ffffff", "size": 13},
+            "align": "left",
+            "font": {"color": "#ffffff", "size": 13, "family": FONT},
         },
     } | more
 
@@ -103,11 +104,11 @@ def bars(x: Sequence[Any], y: Sequence[Any], name: str, color: str, hatch: str =
     return {"type": "bar", "name": name, "x": list(x), "y": list(y), "marker": marker} | more
 
 
-def vertical(x: Any, color: str = GREY, dash: str = "dot") -> dict[str, Any]:
-    """A vertical line through the whole plot."""
+def vertical(x: Any, color: str, dash: str = "dot", width: int = 1) -> dict[str, Any]:
+    """A vertical line through the whole plot, above the grid and behind the data."""
     return {
-        "type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "layer": "below",
-        "line": {"color": color, "width": 1, "dash": dash},
+        "type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "layer": "between",
+        "line": {"color": color, "width": width, "dash": dash},
     }  # fmt: skip
 
 

@@ -1,13 +1,16 @@
 """The page of a replay: what would have happened, chunk by chunk, and was it worth it?"""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 
-from selfheal_assets.reports import replay_figures as plots
+from selfheal_assets.reports import replay_figures
 from selfheal_assets.reports.page import (
+    Badge,
     Block,
     Column,
     Entries,
@@ -22,11 +25,11 @@ from selfheal_assets.reports.page import (
     render,
 )
 from selfheal_assets.reports.statuses import action_badge
-from selfheal_assets.reports.text import UNKNOWN, count, is_known, moment, number
+from selfheal_assets.reports.text import UNKNOWN, check_name, count, is_known, moment, number
 
 WORDS = {
     "Champion": "The model in production. Its score is the one that counts.",
-    "Challenger": "A freshly trained model that wants to take over. It must pass every gate, or it is refused.",
+    "Challenger": "A freshly trained model that wants to take over. It must pass every gate or is refused.",
     "Estimated": "Performance computed from the scores alone, on the day, before any label is known.",
     "Realized": "Performance measured once the labels are in, often years later. The truth, but late.",
 }
@@ -45,9 +48,10 @@ def replay_page(
     Args:
         chunks: one row per chunk, in order: ``chunk`` (Datetime), ``label`` (str), ``rows``, ``labels_known``
             (int), ``estimated_auc``, ``estimated_lower``, ``estimated_upper``, ``realized_auc``,
-            ``never_retrained_auc`` (f64), ``expected``, ``observed``, ``never_retrained_expected`` (counts among
-            ``rows``), ``failed_checks`` (str, comma separated), ``decision`` (PROMOTE, REJECT, … or ''),
-            ``reason`` (str), ``champion`` (int, the version that scored the chunk). Nulls are 'not known'.
+            ``never_retrained_auc`` (f64), ``expected``, ``observed``, ``never_retrained_expected`` (counts
+            among ``rows``), ``failed_checks`` (str, comma separated), ``decision`` (PROMOTE, REJECT, … or
+            ''), ``reason`` (str), ``champion`` (int, the version that scored the chunk). A null is 'not
+            known'.
         decisions: ``id`` (int), ``as_of`` (Datetime), ``action``, ``reason`` (str; parts divided by '; '),
             ``champion``, ``challenger`` (int).
         summary: ``auc_healed``, ``auc_never_retrained``, ``expected_over_observed_healed``,
@@ -70,7 +74,7 @@ def replay_page(
         tiles=_tiles(summary, outcome),
         sections=[
             Section("words", "How to read this page", [Terms(WORDS)], _introduction(outcome)),
-            Section("story", "What happened", _plots(chunks, outcome)),
+            Section("story", "What happened", _plots(chunks, decisions, outcome)),
             Section("table", "Chunk by chunk", [_table(chunks, outcome)]),
             Section("decisions", "Every decision and its reasons", _decisions(decisions)),
         ],
@@ -80,11 +84,18 @@ def replay_page(
 
 def _introduction(outcome: str) -> str:
     return (
-        "Recorded history was played back day by day, with only what was known on each day. Each chunk was scored by "
-        f"the champion of the time and monitored. The {outcome} became known later, one by one. Where a check failed, "
-        "challengers were trained on what was known by then, and the gates decided. To tell what that was worth, the "
-        "first model was left in place beside it and never retrained, and both were scored on the same rows."
+        "Recorded history was played back day by day, with only what was known on each day. Each chunk was "
+        f"scored by the champion of the time and monitored; its {outcome} became known later, one by one. "
+        "Where a check failed, challengers were trained on what was known by then, and the gates decided. To "
+        "tell what that was worth, the first model was kept beside it, never retrained, and both were judged "
+        "on the same rows."
     )
+
+
+def _span(summary: Mapping[str, Any]) -> str:
+    """The period that the comparison covers."""
+    period = summary.get("period")
+    return str(period) if period and period != "all" else "the whole replay"
 
 
 def _compared(healed: float | None, never: float | None) -> int | None:
@@ -100,6 +111,7 @@ def _off(ratio: float | None) -> float | None:
 
 
 def _verdict(summary: Mapping[str, Any], outcome: str) -> tuple[str, Tone]:
+    """The comparison in a sentence: good only if neither ranking nor calibration lost, and one gained."""
     healed, never = summary.get("auc_healed"), summary.get("auc_never_retrained")
     ratios = [summary.get(f"expected_over_observed_{which}") for which in ("healed", "never_retrained")]
     ranking, calibration = _compared(healed, never), _compared(_off(ratios[0]), _off(ratios[1]))
@@ -108,46 +120,52 @@ def _verdict(summary: Mapping[str, Any], outcome: str) -> tuple[str, Tone]:
             "Not known: too few labels to compare the healed model with the never-retrained one.",
             "unknown",
         )
-    words = {1: "better", 0: "as well", -1: "worse"}
-    nearer = {1: "nearer to", 0: "as far from", -1: "farther from"}
+    ranked = {1: "ranked better than", 0: "ranked as well as", -1: "ranked worse than"}[ranking]
+    forecast = {1: "nearer to", 0: "no nearer to", -1: "farther from"}[calibration]
     text = (
-        (
-            f"Over {summary.get('period', UNKNOWN)} the healed model ranked {words[ranking]} than the never-retrained one "
-            f"(AUC {number(healed)} against {number(never)}), and its forecast of {outcome} was {nearer[calibration]} "
-            f"what happened ({number(ratios[0], 2)} expected for each observed, against {number(ratios[1], 2)})."
-        )
-        .replace("as well than", "as well as")
-        .replace("as far from what happened", "as far from what happened as its")
+        f"Over {_span(summary)} the healed model {ranked} the never-retrained one (AUC {number(healed)} "
+        f"against {number(never)}), and its forecast of {outcome} was {forecast} what happened "
+        f"({number(ratios[0], 2)} expected for each one observed, against {number(ratios[1], 2)})."
     )
-    tone: Tone = "good" if min(ranking, calibration) >= 0 < max(ranking, calibration) else "neutral"
-    return text, "bad" if max(ranking, calibration) < 0 else tone
+    tones: dict[bool, Tone] = {True: "good", False: "bad" if max(ranking, calibration) < 0 else "neutral"}
+    return text, tones[min(ranking, calibration) >= 0 and max(ranking, calibration) > 0]
 
 
 def _tiles(summary: Mapping[str, Any], outcome: str) -> list[Tile]:
-    period, get = summary.get("period", ""), summary.get
+    period, get = _span(summary), summary.get
+    ratio = get("expected_over_observed_never_retrained")
     return [
         Tile(
-            f"AUC {period}",
+            f"AUC, {period}",
             number(get("auc_healed")),
             f"{number(get('auc_never_retrained'))} never retrained",
         ),
         Tile(
             f"{outcome.capitalize()} expected for each observed, {period}",
             number(get("expected_over_observed_healed"), 2),
-            f"{number(get('expected_over_observed_never_retrained'), 2)} never retrained; 1 is right",
+            f"{number(ratio, 2)} never retrained; 1 is right",
         ),
         Tile("Promotions", count(get("promotions")), f"{count(get('refusals'))} challengers refused"),
         Tile("Time it took", f"{count(get('seconds'))} s", "for the whole replay"),
     ]
 
 
-def _plots(chunks: pl.DataFrame, outcome: str) -> list[Block]:
+def _anchors(chunks: pl.DataFrame, decisions: pl.DataFrame) -> dict[datetime, str]:
+    """Place in the page of the last decision taken in each chunk, or at its end."""
+    if decisions.is_empty():
+        return {}
+    starts = chunks["chunk"].to_list()
+    placed = [(bisect_left(starts, at) - 1, number) for number, at in decisions.select("id", "as_of").rows()]
+    return {starts[index]: f"decision-{number}" for index, number in placed if index >= 0}
+
+
+def _plots(chunks: pl.DataFrame, decisions: pl.DataFrame, outcome: str) -> list[Block]:
     if chunks.is_empty():
         return [Notice("Plots: not drawn, because no chunk was replayed.")]
     return [
-        plots.performance_figure(chunks),
-        plots.calibration_figure(chunks, outcome),
-        plots.timeline_figure(chunks),
+        replay_figures.performance_figure(chunks),
+        replay_figures.calibration_figure(chunks, outcome),
+        replay_figures.timeline_figure(chunks, _anchors(chunks, decisions)),
     ]
 
 
@@ -155,20 +173,31 @@ def _table(chunks: pl.DataFrame, outcome: str) -> Block:
     if chunks.is_empty():
         return Notice("Table: empty, because no chunk was replayed.")
     titles = (
-        "Rows", "Labels known", "AUC estimated", "AUC realized", "AUC never retrained", f"{outcome} expected",
-        f"{outcome} observed", "expected, never retrained",
+        "Rows", "Labels known", "AUC estimated", "AUC realized", "AUC never retrained",
+        f"{outcome.capitalize()} expected", f"{outcome.capitalize()} observed", "Expected, never retrained",
     )  # fmt: skip
     words = [Column("Checks that failed", False), Column("Decision", False)]
     columns = [Column("Chunk", False), *map(Column, titles), *words, Column("Champion")]
-    return Table("One row per chunk; a decision opens to its reason.", columns, [
-        [
-            r["label"], count(r["rows"]), count(r["labels_known"]), number(r["estimated_auc"]),
-            number(r["realized_auc"]), number(r["never_retrained_auc"]), count(r["expected"]), count(r["observed"]),
-            count(r["never_retrained_expected"]), (r["failed_checks"] or "").replace(",", ", "),
-            action_badge(r["decision"], r["reason"] or "") if r["decision"] else "", _version(r["champion"]),
-        ]
-        for r in chunks.iter_rows(named=True)
-    ])  # fmt: skip
+    rows = [_row(row) for row in chunks.iter_rows(named=True)]
+    return Table("One row per chunk; a decision opens to its reason.", columns, rows)
+
+
+def _row(row: dict[str, Any]) -> list[str | Badge]:
+    checks = [check.strip() for check in (row["failed_checks"] or "").split(",")]
+    return [
+        row["label"],
+        count(row["rows"]),
+        count(row["labels_known"]),
+        number(row["estimated_auc"]),
+        number(row["realized_auc"]),
+        number(row["never_retrained_auc"]),
+        count(row["expected"]),
+        count(row["observed"]),
+        count(row["never_retrained_expected"]),
+        ", ".join(check_name(check) for check in checks),
+        action_badge(row["decision"], row["reason"] or "") if row["decision"] else "",
+        _version(row["champion"]),
+    ]
 
 
 def _version(version: int | None) -> str:
@@ -182,9 +211,9 @@ def _decisions(decisions: pl.DataFrame) -> list[Block]:
 
 
 def _entry(row: dict[str, Any]) -> Entry:
-    who = f"champion {_version(row['champion'])}"
-    who += f", challenger {_version(row['challenger'])}" if row["challenger"] is not None else ""
-    badge = action_badge(row["action"])
+    champion, challenger = row["champion"], row["challenger"]
+    who = f"champion {_version(champion)}" if champion is not None else "no champion yet"
+    who += f", challenger {_version(challenger)}" if challenger is not None else ""
     reasons = [part.strip() for part in (row["reason"] or "no reason recorded").split(";") if part.strip()]
     headline = f"{moment(row['as_of'])} · {who}"
-    return Entry(f"decision-{row['id']}", badge, headline, reasons)
+    return Entry(f"decision-{row['id']}", action_badge(row["action"]), headline, reasons)

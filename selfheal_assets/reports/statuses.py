@@ -4,6 +4,7 @@ from typing import Any
 
 from selfheal_assets.reports.page import Badge, Tone
 
+SCORED_BY = {"served": "the champion of that day", "champion": "today's champion"}
 _FINDINGS: dict[str, tuple[str, Tone]] = {
     "PASS": ("✓", "good"),
     "OK": ("✓", "good"),

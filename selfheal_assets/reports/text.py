@@ -48,9 +48,10 @@ def compact(value: float) -> str:
 
 
 def interval(lower: float | None, upper: float | None, digits: int = 3) -> str:
-    """``0.650 – 0.712``, or a dash where a bound is not known."""
+    """``0.650 – 0.712``; ``≥ 0.650`` or ``≤ 0.712`` with one bound, a dash with none."""
     if not (is_known(lower) and is_known(upper)):
-        return UNKNOWN
+        one = f"≥ {number(lower, digits)}" if is_known(lower) else f"≤ {number(upper, digits)}"
+        return one if is_known(lower) or is_known(upper) else UNKNOWN
     return f"{number(lower, digits)} – {number(upper, digits)}"
 
 
@@ -61,6 +62,13 @@ def moment(value: Any, period: ChunkPeriod | None = None) -> str:
     if isinstance(value, date):
         return value.isoformat()
     return UNKNOWN if value is None else str(value)
+
+
+def check_name(check: str) -> str:
+    """A check's name without what it asserts, where space is short: ``calibration_holds`` → calibration."""
+    for ending in ("_holds", "_within_limits", "_is_valid"):
+        check = check.removesuffix(ending)
+    return check.replace("_", " ")
 
 
 def listing(names: list[str], at_most: int = 4) -> str:

@@ -99,7 +99,10 @@ def _add_error_answers(app: FastAPI, counters: Counters) -> None:
 def _told(problem: dict[str, Any]) -> dict[str, Any]:
     """A validation error in FastAPI's shape; the input only where it is a value that JSON can hold."""
     location = [_printable(part) if isinstance(part, str) else part for part in problem["loc"]]
-    told = {"type": problem["type"], "loc": location, "msg": problem["msg"].removeprefix("Value error, ")}
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "json_invalid":
+        message = f"{message}: {problem['ctx']['error']}"
+    told: dict[str, Any] = {"type": problem["type"], "loc": location, "msg": message}
     given = problem.get("input")
     if isinstance(given, str):
         told["input"] = _printable(given)

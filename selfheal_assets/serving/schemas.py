@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Self
 
 import polars as pl
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,14 +31,6 @@ _FLOAT32_MAX, _INT64_MAX = 3.4e38, 2**63 - 1  # the booster reads float32, the l
 _EXAMPLE_NUMBER = 10
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("is not valid Unicode (a lone surrogate)") from error
-    return text
-
-
 def _moment(value: Any) -> Any:
     """ISO 8601 text as naive UTC; text without an offset is UTC already."""
     if value is None or isinstance(value, datetime):
@@ -51,7 +42,7 @@ def _moment(value: Any) -> Any:
         raise ValueError("must be a date or time in ISO 8601, for example 2005-03-01T12:00:00Z") from error
 
 
-Text = Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_encodable)]
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 
 

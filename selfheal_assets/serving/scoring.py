@@ -151,7 +151,7 @@ class ScoringService:
             )
         blank = pl.DataFrame({f.name: pl.Series([None], dtype=polars_type(f)) for f in bundle.features})
         probability = bundle.score(blank)
-        if not (np.isfinite(probability).all() and bundle.fingerprint):
+        if not np.isfinite(probability).all():
             raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
 
     def score(self, cases: pl.DataFrame, predicted_at: datetime) -> Scored:

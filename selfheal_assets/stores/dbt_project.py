@@ -67,8 +67,8 @@ class DbtProject:
         """Names the project's files, the warehouse it is for and dbt's version."""
         if not (self.folder / "dbt_project.yml").is_file():
             raise DbtFailed(
-                f"no dbt project in {self.folder}: run from a checkout, or set SELFHEAL_PROJECT to the folder "
-                "that holds dbt_project/"
+                f"no dbt project in {self.folder}: run from a checkout, or set SELFHEAL_PROJECT to the "
+                "folder that holds dbt_project/"
             )
         written = {"target", "logs", "dbt_packages"}
         files = sorted(
@@ -78,7 +78,8 @@ class DbtProject:
             if path.relative_to(self.folder).parts[0] not in written and path.name != ".user.yml"
         )
         names = [str(path.relative_to(self.folder)) for path in files]
-        about = orjson.dumps([version("dbt-core"), version("dbt-duckdb"), str(self.folder), str(self.warehouse), names])
+        versions = [version("dbt-core"), version("dbt-duckdb")]
+        about = orjson.dumps([*versions, str(self.folder), str(self.warehouse), *names])
         return fingerprint.of_bytes(about, *(path.read_bytes() for path in files))
 
     def manifest(self) -> dict[str, Any]:
@@ -107,8 +108,8 @@ class DbtProject:
         return [_result(node) for node in done.results]
 
     def _parse(self) -> "Manifest":
-        self._parsed = self._invoke(["parse", "--write-json"], None)
-        return self._parsed
+        self._parsed = manifest = self._invoke(["parse", "--write-json"], None)
+        return manifest
 
     def _invoke(self, arguments: list[str], manifest: "Manifest | None") -> Any:
         from dbt.cli.main import dbtRunner
@@ -124,9 +125,10 @@ class DbtProject:
             outcome = dbtRunner(manifest=manifest).invoke([*_QUIETLY, *arguments, *places])
         if outcome.result is not None:
             return outcome.result
-        if outcome.exception is not None and not isinstance(outcome.exception, Exception):
-            raise outcome.exception
-        raise DbtFailed(f"dbt {arguments[0]} of {self.folder} failed: {outcome.exception}") from outcome.exception
+        error = outcome.exception
+        if error is not None and not isinstance(error, Exception):  # dbt catches an interrupt, too
+            raise error
+        raise DbtFailed(f"dbt {arguments[0]} of {self.folder} failed: {error}") from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

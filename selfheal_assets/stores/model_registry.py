@@ -12,7 +12,7 @@ from typing import Any
 
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.spec import FeatureType
-from selfheal_assets.settings import Settings, switch_off_telemetry
+from selfheal_assets.settings import Settings, prepare_environment
 
 CHAMPION, CHALLENGER, PREDECESSOR = "champion", "challenger", "previous_champion"
 _FOLDER, _FILES = "model", "bundle"  # MLflow puts the data folder, by its name, under model/data
@@ -37,10 +37,11 @@ class ModelRegistry:
 
     @cached_property
     def _client(self) -> Any:
-        switch_off_telemetry()
+        prepare_environment()
+        for chatty in ("alembic", "mlflow"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         self._settings.root.mkdir(parents=True, exist_ok=True)
         uri = self._settings.tracking_uri
         return MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -84,10 +84,10 @@ def _labelled_cases(case: UseCase) -> str:
     silent = "0" if case.label.implicit_negatives else "null"
     return f"""create or replace macro labelled_cases(t) as table
     select c.entity_id, c.event_time, {feature_list(case, "c.")},
-        c.event_time + {horizon} <= t as is_mature,
+        c.event_time + {horizon} < t as is_mature,
         case when l.label = 1 and l.occurred_at > c.event_time + {horizon} then 0
              when l.label is not null then l.label
-             when c.event_time + {horizon} <= t then {silent} end::tinyint as label,
+             when c.event_time + {horizon} < t then {silent} end::tinyint as label,
         l.recorded_at
     from (
         select entity_id, event_time, {feature_list(case)} from applications

@@ -41,50 +41,77 @@ class Warehouse:
         self.path = path
         self.published = published
         self.timeout_s = timeout_s
-        self._held = False
+        self._lock: int | None = None
+        self._kept: duckdb.DuckDBPyConnection | None = None
+        self._keep = False
         path.parent.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the writer's lock without opening the file (dbt opens it by itself)."""
-        if self._held:
+        """Hold the writer's lock with the file closed: dbt opens it by itself."""
+        self._close_kept()
+        if self._lock is not None:
             yield
             return
-        deadline = time.monotonic() + self.timeout_s
-        descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = self._acquire()
         try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise WarehouseBusy(
-                            f"{self.path} was locked by another process for more than {self.timeout_s:g} s: "
-                            "wait for the other run, or raise SELFHEAL_LOCK_TIMEOUT_S"
-                        ) from error
-                    time.sleep(0.02 * random.uniform(0.5, 1.5))
-            self._held = True
             yield
         finally:
-            self._held = False
-            os.close(descriptor)
+            self._close_kept()
+            os.close(self._lock)
+            self._lock = None
+
+    def _acquire(self) -> int:
+        deadline = time.monotonic() + self.timeout_s
+        descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    raise WarehouseBusy(
+                        f"{self.path} was locked by another process for more than {self.timeout_s:g} s: "
+                        "wait for the other run, or raise SELFHEAL_LOCK_TIMEOUT_S"
+                    ) from error
+                time.sleep(0.02 * random.uniform(0.5, 1.5))
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Keep lock and connection between operations: for one process that does many, as a replay does."""
+        with self.locked():
+            self._keep = True
+            try:
+                yield
+            finally:
+                self._keep = False
+
+    def _close_kept(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     @contextmanager
     def write(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """One transaction: committed at the end, rolled back on any exception."""
-        with self.locked():
-            connection = duckdb.connect(str(self.path), config=_CONFIG)
-            try:
-                connection.execute("begin")
+        if self._lock is None:
+            with self.locked(), self.write() as connection:
                 yield connection
-                connection.execute("commit")
-            except BaseException:
-                with suppress(duckdb.Error):
-                    connection.execute("rollback")
-                raise
-            finally:
-                connection.close()
+            return
+        connection = self._kept or duckdb.connect(str(self.path), config=_CONFIG)
+        self._kept = connection
+        try:
+            connection.execute("begin")
+            yield connection
+            connection.execute("commit")
+        except BaseException:
+            with suppress(duckdb.Error):
+                connection.execute("rollback")
+            raise
+        finally:
+            if not self._keep:
+                self._close_kept()
 
     @contextmanager
     def read(self) -> Iterator[duckdb.DuckDBPyConnection]:

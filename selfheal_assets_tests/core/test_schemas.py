@@ -1,9 +1,10 @@
-"""Rows at the edge: what is accepted is typed exactly, what is not is named by column, row, value and rule."""
+"""Rows at the edge: what is accepted is typed exactly, what is not is named by column, row and rule."""
 
 from datetime import date, datetime
 
 import polars as pl
 import pytest
+
 from selfheal_assets.core.schemas import (
     InvalidRows,
     case_schema,
@@ -81,6 +82,11 @@ def test_problems_come_in_row_order_from_all_columns():
         "column 'area', row 2: 'sea' must be one of urban, rural",
         "column 'employees', row 4: -3 must be at least 0",
         "column 'area', row 4: 'sky' must be one of urban, rural",
+    ]
+    assert errors(employees=["1", "2", "c"], amount=["a", "b", "1"]) == [
+        "column 'amount', row 2: 'a' is not a number",
+        "column 'amount', row 3: 'b' is not a number",
+        "column 'employees', row 4: 'c' is not an integer",
     ]
 
 

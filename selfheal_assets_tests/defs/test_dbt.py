@@ -58,7 +58,7 @@ def loop(request, built):
         for table in ("prediction_log", "labels", "clock"):
             connection.execute(f"delete from {table}")
     yield stores, assets
-    open_files = {link.resolve() for link in Path("/proc/self/fd").iterdir() if link.exists()}
+    open_files = {link.resolve() for link in Path("/proc/self/fd").glob("*") if link.exists()}
     assert stores.warehouse.path.resolve() not in open_files, "dbt keeps the warehouse open"
 
 
@@ -90,7 +90,7 @@ def insert(stores: Stores, table: str, rows: list[dict]) -> None:
         connection.execute(f"insert into {table} by name select * from incoming")
 
 
-def build(loop, partition_key: str = CHUNK, selection=None) -> dg.ExecuteInProcessResult:
+def build(loop, partition_key: str | None = CHUNK, selection=None) -> dg.ExecuteInProcessResult:
     stores, assets = loop
     return dg.materialize(
         [assets],
@@ -213,14 +213,16 @@ def test_cohorts_and_coverage_count_what_is_known(loop):
     }  # fmt: skip
     first, second = stores.warehouse.query("select * from fct_cohort_maturity order by cohort").to_dicts()
     assert first == {
-        "cohort": datetime(2020, 1, 1), "rows": 1, "mature_rows": 1, "labelled_rows": 1, "share_labelled": 1.0,
-        "mean_age_days": 425.0, "expected_positives": 0.25, "observed_positives": 0,
+        "cohort": datetime(2020, 1, 1), "rows": 1, "mature_rows": 1, "labelled_rows": 1,
+        "share_labelled": 1.0, "mean_age_days": 425.0, "expected_positives": 0.25, "observed_positives": 0,
     }  # fmt: skip
     assert second == {
-        "cohort": datetime(2020, 7, 1), "rows": 4, "mature_rows": 0, "labelled_rows": 2, "share_labelled": 0.5,
-        "mean_age_days": 274 - 9 / 4, "expected_positives": 1.0, "observed_positives": 1,
+        "cohort": datetime(2020, 7, 1), "rows": 4, "mature_rows": 0, "labelled_rows": 2,
+        "share_labelled": 0.5, "mean_age_days": 274 - 9 / 4, "expected_positives": 1.0,
+        "observed_positives": 1,
     }  # fmt: skip
-    coverage = stores.warehouse.query("select * from fct_label_coverage order by cohort, model_version").to_dicts()
+    by_model = "select * from fct_label_coverage order by cohort, model_version"
+    coverage = stores.warehouse.query(by_model).to_dicts()
     assert [(row["cohort"].month, row["model_version"], row["coverage"]) for row in coverage] == [
         (1, 1, 1.0), (7, 1, 2 / 3), (7, 2, 0.0)
     ]  # fmt: skip
@@ -256,7 +258,9 @@ def test_a_failing_test_fails_the_run_with_its_name_and_rows(loop):
         (dg.AssetKey("stg_predictions"), "is_share_stg_predictions_probability", dg.AssetCheckSeverity.ERROR)
     ]
     assert failed[0].metadata["dbt/failed_rows"].value == 2
-    assert built_by(result) == {"stg_predictions": None, "stg_labels": 0}, "what depends on bad rows is not built"
+    assert built_by(result) == {"stg_predictions": None, "stg_labels": 0}, (
+        "what depends on bad rows is not built"
+    )
     with stores.warehouse.write() as connection:
         connection.execute("delete from prediction_log")
     assert build(loop).success, "the warehouse is free and the next run recovers"
@@ -290,11 +294,23 @@ def test_a_part_of_the_models_can_be_built_alone(loop):
     assert {check.asset_key for check in result.get_asset_check_evaluations()} == set(chosen)
 
 
+def test_a_check_alone_judges_what_was_built(loop):
+    stores, _ = loop
+    assert build(loop).success
+    name = "every_prediction_has_one_row"
+    check = dg.AssetCheckKey(dg.AssetKey("fct_labelled_predictions"), name)
+    result = build(loop, partition_key=None, selection=dg.AssetSelection.checks(check))
+    assert result.success
+    assert [found.check_name for found in result.get_asset_check_evaluations()] == [name]
+    assert stores.warehouse.query("select as_of from clock").item() == AS_OF
+
+
 def test_the_graph_is_documented_and_joins_the_loops_assets(loop):
     _, assets = loop
     keys = {key.to_user_string() for key in assets.keys}
     assert keys == {
-        "stg_predictions", "stg_labels", "fct_labelled_predictions", "fct_cohort_maturity", "fct_label_coverage"
+        "stg_predictions", "stg_labels", "fct_labelled_predictions", "fct_cohort_maturity",
+        "fct_label_coverage",
     }  # fmt: skip
     outside = {dep.asset_key.to_user_string() for spec in assets.specs for dep in spec.deps} - keys
     assert outside == {"prediction_log", "labels"}
@@ -311,5 +327,6 @@ def test_every_column_is_documented_with_its_type(loop):
     assert build(loop).success
     for spec in assets.specs:
         declared = {column.name: column.type for column in spec.metadata["dagster/column_schema"].columns}
-        built = stores.warehouse.query(f"describe {spec.key.to_user_string()}")
-        assert declared == {name: kind.lower() for name, kind in built.select("column_name", "column_type").iter_rows()}
+        described = stores.warehouse.query(f"describe {spec.key.to_user_string()}")
+        real = described.select("column_name", pl.col("column_type").str.to_lowercase())
+        assert declared == dict(real.iter_rows())

@@ -117,7 +117,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Installation:
 
 @pytest.fixture
 def installation(registered: Installation, tmp_path: Path) -> Installation:
-    """The shared registry with the first version as champion; log, labels and snapshots of this test alone."""
+    """The shared registry with the first version as champion; log, labels and snapshots of one test."""
     registered.registry.move_champion(registered.versions[0])
     use_case, uri = registered.settings.use_case, registered.settings.tracking_uri
     own = Settings(use_case=use_case, home=tmp_path / "home", project=tmp_path, mlflow_tracking_uri=uri)
@@ -129,5 +129,3 @@ def client(installation: Installation) -> Iterator[TestClient]:
     """A client of a running service with the first version as champion."""
     with TestClient(create_app(installation.settings, refresh_s=0.05)) as running:
         yield running
-
-

@@ -46,7 +46,7 @@ def test_a_changed_model_is_parsed_and_a_broken_one_named(parsed):
         nodes = again(parsed).manifest()["nodes"]
         assert nodes["model.selfheal.fct_label_coverage"]["raw_code"].endswith("-- changed")
         model.write_text("select * from {{ ref('nowhere') }}")
-        with pytest.raises(DbtFailed, match="fct_label_coverage.*depends on a node named 'nowhere'"):
+        with pytest.raises(DbtFailed, match=r"fct_label_coverage.*depends on a node named 'nowhere'"):
             again(parsed).manifest()
     finally:
         model.write_text(before)

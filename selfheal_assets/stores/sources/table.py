@@ -3,6 +3,7 @@
 Only the file's format belongs here; what its values must hold to is checked by the package.
 """
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,10 +44,33 @@ def column_names(path: Path) -> list[str]:
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """These columns of the file: all text from CSV (nothing is inferred), typed from Parquet."""
+    """These columns of the file: all text from CSV (nothing is inferred), typed from Parquet.
+
+    Raises:
+        SourceError: the file is damaged; a CSV with rows of unequal length is.
+    """
     try:
         if path.suffix == ".parquet":
             return pl.read_parquet(path, columns=list(columns))
-        return pl.read_csv(path, infer_schema=False, columns=list(columns))
-    except (pl.exceptions.PolarsError, OSError) as error:
+        rows = _count_rows(path)
+        return pl.read_csv(path, infer_schema=False, columns=list(columns)).head(rows)
+    except (pl.exceptions.PolarsError, csv.Error, UnicodeDecodeError, OSError) as error:
         raise SourceError(f"{path}: not a readable {path.suffix[1:]} file: {error}") from error
+
+
+def _count_rows(path: Path) -> int:
+    """Rows below the header, without blank lines at the end.
+
+    Polars fills a row that ends early with nulls. An empty outcome means 'good', so the torn last line of a
+    half-copied file would load as a case that went well; hence each row is counted here first.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        fields = [len(row) for row in csv.reader(file)]
+    while fields and fields[-1] == 0:
+        fields.pop()
+    for row, count in enumerate(fields, 1):
+        if count != fields[0]:
+            raise SourceError(
+                f"{path}, row {row}: {count} fields, but the header has {fields[0]}: is the file complete?"
+            )
+    return len(fields) - 1

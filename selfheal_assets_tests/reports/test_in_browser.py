@@ -1,0 +1,97 @@
+"""The pages in a real browser: every figure is drawn, nothing fails, nothing leaves the folder."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfheal_assets.reports.drift import save_drift_page
+from selfheal_assets.reports.page import write_atomically
+from selfheal_assets.reports.replay import replay_page
+
+CHROMIUM = shutil.which("chromium")
+QUIET = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="no 'chromium' on PATH: apt-get install chromium to run it"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Any, path: Path, scheme: str) -> tuple[Any, list[str]]:
+    """The page, and all that it complained about or asked a network for."""
+    page, trouble = browser.new_page(color_scheme=scheme), []
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url))
+    page.goto(path.as_uri())
+    page.wait_for_function("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+    return page, trouble
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_chunks_page_is_drawn(browser, drift_report, tmp_path, scheme):
+    page, trouble = opened(browser, save_drift_page(drift_report(), tmp_path / "drift.html"), scheme)
+    assert page.locator("[data-figure]").count() == 7
+    assert page.locator("[data-figure] .bars path").count() > 10
+    assert "Needs a look" in page.inner_text("body")
+    assert trouble == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_replays_page_is_drawn_and_a_mark_leads_to_its_decision(
+    browser, chunks, decisions, summary, tmp_path, scheme
+):
+    html = replay_page(chunks, decisions, summary, "Loans")
+    page, trouble = opened(browser, write_atomically(tmp_path / "replay.html", html), scheme)
+    assert page.locator("[data-figure]").count() == 3
+    assert not page.locator("#decision-3 details").evaluate("d => d.open")
+    page.locator("[data-figure]").nth(2).scroll_into_view_if_needed()
+    mark = page.locator("[data-figure]").nth(2).locator(".scatterlayer .trace").last.locator("path.point")
+    box = mark.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_timeout(200)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function("document.querySelector('#decision-3 details').open")
+    assert trouble == []
+
+
+def test_plot_text_follows_the_theme(browser, drift_report, tmp_path):
+    path = save_drift_page(drift_report(), tmp_path / "drift.html")
+    fill = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    assert [opened(browser, path, scheme)[0].evaluate(fill) for scheme in ("light", "dark")] == [
+        "rgb(27, 33, 41)",
+        "rgb(230, 234, 239)",
+    ]
+
+
+def test_without_the_shared_plotly_the_page_says_what_is_missing(browser, drift_report, tmp_path):
+    path = save_drift_page(drift_report(), tmp_path / "drift.html")
+    (tmp_path / "plotly.min.js").unlink()
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    assert "This plot needs plotly.min.js" in page.locator("[data-figure]").first.inner_text()
+
+
+def test_on_paper_every_reason_is_open(browser, chunks, decisions, summary, tmp_path):
+    html = replay_page(chunks, decisions, summary, "Loans")
+    page, trouble = opened(browser, write_atomically(tmp_path / "replay.html", html), "light")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    assert trouble == []

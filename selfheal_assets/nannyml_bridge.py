@@ -54,6 +54,11 @@ def _number(value: Any) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
+def _alert(cell: Any, value: float | None) -> bool | None:
+    """NannyML's alert; unknown, not quiet, where there is no value."""
+    return None if value is None else bool(cell["alert"])
+
+
 _DRIFT_SCHEMA = {
     "feature": pl.String,
     "method": pl.String,
@@ -115,9 +120,10 @@ class DriftJudge:
         for f in usable:
             cell = result[f.name][UNIVARIATE_METHOD]
             value = None if f.name in empty else _number(cell["value"])
-            why = None if value is not None else "all values are missing in this chunk"
-            alert = None if value is None else bool(cell["alert"])
-            rows.append((f.name, UNIVARIATE_METHOD, value, _number(cell["upper_threshold"]), alert, why))
+            why = None if value is not None else "NannyML could not compute it"
+            why = "all values are missing in this chunk" if f.name in empty else why
+            limit = _number(cell["upper_threshold"])
+            rows.append((f.name, UNIVARIATE_METHOD, value, limit, _alert(cell, value), why))
         return pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row")
 
     def multivariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
@@ -127,16 +133,26 @@ class DriftJudge:
             result = _judge_one_chunk(self.multivariate, _pandas(chunk, usable), "calculate").iloc[0]
         cell = result["reconstruction_error"]
         limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
-        row = (MULTIVARIATE_METHOD, _number(cell["value"]), *limits, bool(cell["alert"]))
+        value = _number(cell["value"])
+        row = (MULTIVARIATE_METHOD, value, *limits, _alert(cell, value))
         return pl.DataFrame([row], schema=_MULTIVARIATE_SCHEMA, orient="row")
 
 
 def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudge:
-    """Fit the drift calculators on the reference rows (the features by name)."""
+    """Fit the drift calculators on the reference rows (the features by name).
+
+    Raises:
+        ValueError: no feature varies in the reference.
+    """
     unusable = {
         f.name: "constant or missing in the reference" for f in features if reference[f.name].drop_nulls().n_unique() < 2
     }
     usable = [f for f in features if f.name not in unusable]
+    if not usable:
+        raise ValueError(
+            f"drift cannot be judged: each of the {len(unusable)} features is constant or missing in the reference "
+            f"({reference.height} rows); check 'reference' in the use case"
+        )
     frame = _pandas(reference, usable)
     size = len(frame) // REFERENCE_CHUNKS
     names = [f.name for f in usable]
@@ -179,7 +195,7 @@ class PerformanceJudge:
             band = _number(cell["lower_confidence_boundary"]), _number(cell["upper_confidence_boundary"])
             limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
             why = None if value is not None else "NannyML could not estimate it: one predicted class only"
-            rows.append((metric, value, *band, *limits, bool(cell["alert"]), why))
+            rows.append((metric, value, *band, *limits, _alert(cell, value), why))
         return pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row")
 
 

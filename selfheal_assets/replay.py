@@ -134,6 +134,8 @@ class Replay:
         A chunk that was cut off in the middle is resumed: a case that was answered is not asked again.
         """
         self.service.refresh()
+        if self.service.problem:
+            raise ReplayFailed(self.service.problem)
         cases = self.traffic.frame.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
         answered = self.stores.warehouse.query(
             "select entity_id from prediction_log where event_time >= ? and event_time < ?", [start, end]

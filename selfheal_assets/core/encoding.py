@@ -45,7 +45,9 @@ def encode(frame: pl.DataFrame, features: Sequence[Feature], vocabulary: Vocabul
         float32 array, shape (rows, features), C order.
     """
     columns = [
-        pl.col(f.name).replace_strict(
+        pl.col(f.name)
+        .cast(pl.String)
+        .replace_strict(
             vocabulary[f.name], range(len(vocabulary[f.name])), default=None, return_dtype=pl.Float32
         )
         if f.type is FeatureType.category and vocabulary[f.name]

@@ -1,6 +1,8 @@
 """Champion and challenger on the same held-out rows: values, paired intervals, segments."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -113,11 +115,22 @@ def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]
     ]
 
 
+def band_names(cuts: Sequence[float]) -> list[str]:
+    """Names of the bands between ascending ``cuts``: ``< 50000``, ``50000–250000``, ``≥ 250000``."""
+    texts = [f"{cut:.0f}" if float(cut).is_integer() else repr(float(cut)) for cut in cuts]
+    between = [f"{low}–{high}" for low, high in pairwise(texts)]
+    return [f"< {texts[0]}", *between, f"≥ {texts[-1]}"]
+
+
 def segment_of(frame: pl.DataFrame, segment: Segment) -> pl.Series:
-    """Each row's segment value as text: the category, or the band between cuts; ``missing`` for nulls."""
+    """Each row's segment value as text: the category, or the band between cuts; ``missing`` for nulls.
+
+    A band includes its lower cut, not its upper one.
+    """
     column = pl.col(segment.feature)
     if segment.cuts:
-        column = column.cut(list(segment.cuts), left_closed=True)
+        number = column.cast(pl.Float64).fill_nan(None)
+        column = number.bin_intervals(list(segment.cuts), labels=band_names(segment.cuts))
     return frame.select(column.cast(pl.String).fill_null("missing")).to_series()
 
 

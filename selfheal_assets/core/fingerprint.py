@@ -27,4 +27,4 @@ def of_frame(frame: pl.DataFrame, by: list[str]) -> str:
     """Fingerprint of a frame's columns, types and rows; rows are ordered by ``by`` first (a unique key)."""
     ordered = frame.select(sorted(frame.columns)).sort(by)
     types = {name: str(dtype) for name, dtype in ordered.schema.items()}
-    return of_bytes(json.dumps(types).encode(), ordered.write_csv(float_precision=9).encode())
+    return of_bytes(json.dumps(types).encode(), ordered.write_csv().encode())

@@ -145,11 +145,9 @@ def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """No segment with enough rows worse by more than the limit."""
     if inputs.segments is None:
         return _missing("segments", "comparison by segment")
-    worse = {
-        s.segment: 100 * s.difference / s.champion
-        for s in inputs.segments
-        if s.champion > 0 and 100 * s.difference / s.champion < -policy.max_segment_degradation_pct
-    }
+    changes = {s.segment: 100 * s.difference / s.champion for s in inputs.segments if s.champion != 0}
+    # Not '<': a change that is not a number must fail.
+    worse = {name: c for name, c in changes.items() if not c >= -policy.max_segment_degradation_pct}
     compared = len(inputs.segments)
     if worse:
         name = min(worse, key=lambda s: worse[s])
@@ -162,7 +160,7 @@ def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Adverse impact ratio (lowest approval rate over highest) of each group the use case names."""
-    if inputs.approval_rates is None:
+    if inputs.approval_rates is None or not all(inputs.approval_rates.values()):
         return _missing("fairness", "approval rates")
     ratios = {
         name: min(rates.values()) / max(rates.values()) if max(rates.values()) > 0 else 0.0

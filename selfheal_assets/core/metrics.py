@@ -17,6 +17,13 @@ class UndefinedMetric(ValueError):
     """The rows cannot answer: for instance a ranking metric where all labels are equal."""
 
 
+def _measurable(metric: str, label: Array, score: Array) -> None:
+    if len(label) == 0:
+        raise UndefinedMetric(f"{metric} needs at least one labelled row")
+    if unusable := int(np.sum(~np.isfinite(score))):
+        raise UndefinedMetric(f"{metric}: {unusable} of {len(score)} scores are not finite")
+
+
 def _both_classes(label: Array, metric: str) -> None:
     positives = int(np.sum(label))
     if positives == 0 or positives == len(label):
@@ -37,6 +44,7 @@ def _placements(label: Array, probability: Array) -> tuple[Array, Array]:
 
 def roc_auc(label: Array, probability: Array) -> float:
     """Area under the ROC curve, ties counted half (Mann-Whitney)."""
+    _measurable("ROC AUC", label, probability)
     _both_classes(label, "ROC AUC")
     above, _ = _placements(label, probability)
     return float(above.mean())
@@ -69,6 +77,8 @@ def roc_auc_difference(
 
     Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44(3), 1988.
     """
+    for scores in (champion, challenger):
+        _measurable("ROC AUC", label, scores)
     _both_classes(label, "ROC AUC")
     above_a, below_a = _placements(label, champion)
     above_b, below_b = _placements(label, challenger)
@@ -89,17 +99,20 @@ def f1_score(label: Array, flagged: Array) -> float:
 
 def brier_score(label: Array, probability: Array) -> float:
     """Mean squared difference between probability and outcome."""
+    _measurable("Brier score", label, probability)
     return float(np.mean((probability - label) ** 2))
 
 
 def log_loss(label: Array, probability: Array) -> float:
     """Mean negative log likelihood in nats; probabilities are kept 1e-12 away from 0 and 1."""
+    _measurable("log loss", label, probability)
     p = np.clip(probability, 1e-12, 1 - 1e-12)
     return float(-np.mean(np.where(label == 1, np.log(p), np.log1p(-p))))
 
 
 def expected_over_observed(label: Array, probability: Array) -> float:
     """Sum of probabilities divided by the number of positives: 1 is calibrated in the large."""
+    _measurable("expected/observed", label, probability)
     observed = float(np.sum(label))
     if observed == 0:
         raise UndefinedMetric(f"expected/observed needs at least one positive among {len(label)} rows")
@@ -108,6 +121,7 @@ def expected_over_observed(label: Array, probability: Array) -> float:
 
 def best_f1_threshold(label: Array, probability: Array) -> float:
     """The threshold with the highest F1, searched over 200 quantiles of the scores."""
+    _measurable("F1", label, probability)
     candidates = np.unique(np.quantile(probability, np.linspace(0.0, 0.995, 200)))
     scores = [f1_score(label, probability >= t) for t in candidates]
     return float(candidates[int(np.argmax(scores))])

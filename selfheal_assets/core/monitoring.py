@@ -124,6 +124,12 @@ def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
             f"alarms.min_positives asks for {policy.min_positives}"
         )
         return unknown(check, reason)
+    if expected == 0 and not cohorts["share_known"].sum():
+        reason = (
+            f"{observed:.0f} positives observed so far, but the timing curve expects none to be known at this "
+            f"age: no mature positive tells how early they come"
+        )
+        return unknown(check, reason)
     ratio = expected / max(observed, 1.0)
     z = (observed - expected) / max(float(cohorts["variance"].sum()), 1e-12) ** 0.5
     low, high = policy.calibration_ratio

@@ -54,6 +54,9 @@ def judge_promotion(
     positives = int(positive_so_far.sum())
     if failure := technical_failure(champion):
         return RollbackEvidence(True, failure, 0.0, limit, len(champion), positives)
+    if failure := technical_failure(predecessor):
+        reason = f"there is no working predecessor to go back to: {failure}"
+        return RollbackEvidence(False, reason, 0.0, limit, len(champion), positives)
     ratio = maturity.log_likelihood_ratio(champion, predecessor, positive_so_far, due)
     reason = (
         f"log likelihood ratio of the predecessor {ratio:+.2f} (rolls back from {limit:.2f}) on {len(champion)} "

@@ -99,6 +99,12 @@ class Segment(Spec):
     cuts: tuple[float, ...] | None = None
     fairness: bool = False
 
+    @model_validator(mode="after")
+    def _cuts_ascend(self) -> Self:
+        if self.cuts is not None and list(self.cuts) != sorted(set(self.cuts)):
+            raise ValueError(f"segment '{self.name}': cuts {list(self.cuts)} must ascend strictly")
+        return self
+
 
 class Period(Spec):
     """A half-open interval of event time: ``start`` included, ``end`` not."""

@@ -60,6 +60,12 @@ def plan_training(
     else:
         start = max(add_months(matured_until, -training.evaluation_months), champion.trained_until)
         end = matured_until
+        if start >= end:
+            raise NotEnoughData(
+                f"no case is mature that the champion has not seen: it was trained on cases before "
+                f"{champion.trained_until:%Y-%m-%d}, and at {as_of:%Y-%m-%d} only cases before "
+                f"{matured_until:%Y-%m-%d} are mature"
+            )
     return TrainingPlan(as_of, add_months(start, -training.validation_months), start, end)
 
 
@@ -135,11 +141,17 @@ def out_of_fold_margins(matrix: np.ndarray, label: np.ndarray, training: Trainin
     return margins
 
 
+def training_window(rows: pl.DataFrame, candidate: Candidate, plan: TrainingPlan) -> pl.DataFrame:
+    """The candidate's rows; none from the evaluation window on, whatever ``rows`` holds."""
+    time = pl.col("event_time")
+    return rows.filter((time >= candidate.fit_from) & (time < plan.evaluate_from))
+
+
 def validation_loss(
     rows: pl.DataFrame, candidate: Candidate, plan: TrainingPlan, features: Sequence[Feature], training: Training
 ) -> float:
     """Log loss on the validation months of a booster fitted on the candidate's rows before them."""
-    window = rows.filter(pl.col("event_time") >= candidate.fit_from)
+    window = training_window(rows, candidate, plan)
     earlier = window.filter(pl.col("event_time") < plan.validate_from)
     later = window.filter(pl.col("event_time") >= plan.validate_from)
     if earlier["label"].sum() < training.folds or later.is_empty():
@@ -173,7 +185,7 @@ def fit_bundle(
     Raises:
         NotEnoughData: fewer positives than ``training.min_positives``.
     """
-    window = rows.filter(pl.col("event_time") >= candidate.fit_from)
+    window = training_window(rows, candidate, plan)
     label = window["label"].to_numpy().astype(np.int8)
     if label.sum() < training.min_positives:
         raise NotEnoughData(

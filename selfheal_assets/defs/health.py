@@ -82,6 +82,7 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         reference_features=profile.reference if profile else pl.DataFrame(),
         analysis_features=rows,
         period=stores.case.monitoring.chunk,
+        least_drift=stores.case.policy.alarms.jensen_shannon,
     )
 
 

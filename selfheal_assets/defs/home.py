@@ -6,6 +6,12 @@ INSTANCE = """\
 # Written by selfheal when this folder was made; change it as you like, it is not written again.
 telemetry:
   enabled: false
+# One database for all runs: a file per run, Dagster's default, costs most of a second at the start of each.
+event_log_storage:
+  module: dagster.core.storage.event_log
+  class: ConsolidatedSqliteEventLogStorage
+  config:
+    base_dir: storage
 run_coordinator:
   module: dagster.core.run_coordinator
   class: QueuedRunCoordinator
@@ -29,5 +35,5 @@ def prepare_dagster_home(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "dagster.yaml"
     if not config.exists():
-        config.write_text(INSTANCE, encoding="utf-8")
+        config.write_text(INSTANCE.replace("base_dir: storage", f"base_dir: {folder / 'storage'}"), encoding="utf-8")
     return folder

@@ -1,0 +1,220 @@
+"""What should be known by now: the timing curve, evidence by cohort, and a test that may be looked at often."""
+
+import math
+from datetime import date, datetime, timedelta
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfheal_assets.core.maturity import (
+    DAYS_PER_MONTH,
+    TimingCurve,
+    cohort_evidence,
+    fit_timing_curve,
+    log_likelihood_ratio,
+)
+from selfheal_assets.core.periods import add_months
+from selfheal_assets.core.spec import LabelSpec, Period, Training
+from selfheal_assets.core.training import plan_training
+from selfheal_assets_tests.core.generated import days, sigmoid, untrained
+
+LABEL = LabelSpec(name="bad", positive_at="bad_on", horizon_months=12)
+HORIZON = 12 * DAYS_PER_MONTH
+OPENED = datetime(2020, 1, 1)
+
+
+def curve_of(ages: list[float | None], labels: list[int] | None = None) -> TimingCurve:
+    frame = pl.DataFrame(
+        {
+            "event_time": [OPENED] * len(ages),
+            "recorded_at": pl.Series(
+                [None if a is None else OPENED + days(a) for a in ages], dtype=pl.Datetime("us")
+            ),
+            "label": pl.Series(labels or [1] * len(ages), dtype=pl.Int8),
+        },
+        schema_overrides={"event_time": pl.Datetime("us")},
+    )
+    return fit_timing_curve(frame, LABEL)
+
+
+def test_timing_curve_by_hand():
+    curve = curve_of([90, 30, 30, 300, 50, None], labels=[1, 1, 1, 1, 0, 0])
+    ages = np.array([0, 29.9, 30, 89, 90, 299, 300, HORIZON, 9999])
+    assert curve.known_by(ages).tolist() == [0, 0, 0.5, 0.5, 0.75, 0.75, 1, 1, 1]
+
+
+def test_positives_recorded_late_are_known_at_the_horizon_only():
+    curve = curve_of([30, HORIZON + 40])
+    assert curve.known_by(np.array([HORIZON - 0.01, HORIZON])).tolist() == [0.5, 1]
+
+
+@pytest.mark.parametrize("ages", [[], [None, None]])
+def test_without_matured_positives_nothing_is_expected_before_the_horizon(ages):
+    curve = curve_of(ages)
+    assert curve.known_by(np.array([0.0, HORIZON - 1, HORIZON])).tolist() == [0, 0, 1]
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.lists(st.floats(-5, 800), max_size=20), st.lists(st.floats(0, 800), min_size=2, max_size=20))
+def test_timing_curve_is_a_distribution_function(ages, at):
+    known = curve_of(ages).known_by(np.sort(at))
+    assert ((known >= 0) & (known <= 1)).all()
+    assert (np.diff(known) >= 0).all()
+    assert curve_of(ages).known_by(np.array([HORIZON])).tolist() == [1]
+
+
+def test_cohort_evidence_by_hand():
+    curve = TimingCurve(np.array([100.0, 200.0]), 365.0)
+    first, second = datetime(2020, 1, 1), datetime(2020, 4, 1)
+    cases = pl.DataFrame(
+        {
+            "cohort": [second, first, first],
+            "age_days": [50.0, 150.0, 400.0],
+            "probability": [0.9, 0.4, 0.2],
+            "positive_so_far": [0, 1, 0],
+        }
+    )
+    evidence = cohort_evidence(cases, curve)
+    old, young = evidence.to_dicts()
+    # The first cohort: 0.4 × 1/2 due at 150 days, 0.2 × 1 due past the horizon.
+    assert old.pop("cohort") == first
+    assert old == pytest.approx(
+        {
+            "rows": 2,
+            "mean_age_days": 275.0,
+            "share_known": 0.75,
+            "expected": 0.4,
+            "observed": 1.0,
+            "variance": 0.2 * 0.8 + 0.2 * 0.8,
+        }
+    )
+    assert young == {
+        "cohort": second, "rows": 1, "mean_age_days": 50.0, "share_known": 0.0, "expected": 0.0,
+        "observed": 0.0, "variance": 0.0,
+    }  # fmt: skip
+
+
+def test_cohort_evidence_of_no_cases_is_an_empty_frame():
+    schema = {
+        "cohort": pl.Datetime("us"), "age_days": pl.Float64, "probability": pl.Float64,
+        "positive_so_far": pl.Int8,
+    }  # fmt: skip
+    evidence = cohort_evidence(pl.DataFrame(schema=schema), TimingCurve(np.empty(0), 365.0))
+    assert evidence.is_empty()
+    assert evidence.schema["expected"] == evidence.schema["variance"] == pl.Float64
+
+
+def test_cohort_evidence_is_unbiased_where_the_probabilities_are_right():
+    rng = np.random.default_rng(3)
+    size = 40_000
+    p, age = rng.uniform(0, 0.3, size), rng.uniform(0, 500, size)
+    delay = rng.uniform(0, 365, size)
+    positive = (rng.uniform(size=size) < p) & (delay <= age)
+    curve = TimingCurve(np.linspace(0, 365, 2001), 365.0)
+    frame = pl.DataFrame(
+        {"cohort": [OPENED] * size, "age_days": age, "probability": p, "positive_so_far": positive.astype(int)}
+    )
+    row = cohort_evidence(frame, curve).row(0, named=True)
+    assert abs(row["observed"] - row["expected"]) < 3 * math.sqrt(row["variance"])
+    assert row["expected"] < 0.8 * p.sum()  # the delay matters: counting the young as due would fail
+
+
+def test_log_likelihood_ratio_by_hand():
+    found = log_likelihood_ratio(
+        np.array([0.2, 0.2]), np.array([0.4, 0.5]), np.array([1, 0]), np.array([0.7, 0.5])
+    )
+    assert found == pytest.approx(math.log(0.4 / 0.2) + math.log((1 - 0.25) / (1 - 0.1)))
+
+
+def test_log_likelihood_ratio_of_equal_models_or_of_no_cases_is_zero():
+    p, nothing = np.array([0.1, 0.9]), np.empty(0)
+    assert log_likelihood_ratio(p, p, np.array([1, 0]), np.array([0.3, 1.0])) == 0
+    assert log_likelihood_ratio(nothing, nothing, nothing, nothing) == 0
+
+
+def test_certain_models_keep_the_ratio_finite():
+    certain, unsure = np.array([0.0, 1.0]), np.array([0.5, 0.5])
+    for outcome in ([0, 0], [1, 1], [0, 1], [1, 0]):
+        found = log_likelihood_ratio(certain, unsure, np.array(outcome), np.ones(2))
+        assert math.isfinite(found)
+
+
+ALPHA, LOOKS, CASES = 0.05, 40, 300
+
+
+def largest_ratio(seed: int, true_model: str) -> float:
+    """The largest log ratio over many looks at cases that arrive over a year and ripen for another.
+
+    Delays are uniform over the horizon. ``true_model`` says whose probabilities the outcomes follow.
+    """
+    rng = np.random.default_rng(seed)
+    x, noise = rng.normal(size=CASES), rng.normal(size=CASES)
+    models = {"champion": sigmoid(x - 1.5), "predecessor": sigmoid(0.6 * x + 0.5 * noise - 1.2)}
+    bad = rng.uniform(size=CASES) < models[true_model]
+    opened, delay = np.sort(rng.uniform(0, 365, CASES)), rng.uniform(0, 365, CASES)
+    largest = -math.inf
+    for now in np.linspace(20, 800, LOOKS):
+        seen = opened < now
+        age = now - opened[seen]
+        due = np.clip(age / 365, 0, 1)
+        positive = (bad[seen] & (delay[seen] <= age)).astype(int)
+        ratio = log_likelihood_ratio(models["champion"][seen], models["predecessor"][seen], positive, due)
+        largest = max(largest, ratio)
+    return largest
+
+
+def alarm_share(trials: int, true_model: str) -> float:
+    return float(np.mean([largest_ratio(seed, true_model) >= -math.log(ALPHA) for seed in range(trials)]))
+
+
+def test_a_calibrated_champion_is_rarely_doubted_over_all_looks():
+    trials = 600
+    error = math.sqrt(ALPHA * (1 - ALPHA) / trials)
+    assert alarm_share(trials, "champion") <= ALPHA + 3 * error
+
+
+def test_the_ratio_finds_that_the_predecessor_is_right():
+    assert alarm_share(60, "predecessor") > 0.9
+
+
+def test_the_bound_needs_the_timing_curve():
+    """Counting each unlabelled case as negative, as if it were mature, breaks the bound the test above relies on.
+
+    With a predecessor that expects fewer positives, the missing young ones speak for it.
+    """
+    limit, doubted = -math.log(ALPHA), {True: 0, False: 0}
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        p = sigmoid(rng.normal(size=CASES) - 1.5)
+        bad, delay = rng.uniform(size=CASES) < p, rng.uniform(0, 365, CASES)
+        for naive in doubted:
+            ratios = [
+                log_likelihood_ratio(
+                    p, 0.6 * p, (bad & (delay <= age)).astype(int), np.full(CASES, 1.0 if naive else age / 365)
+                )
+                for age in (60, 120, 180, 240, 300, 365)
+            ]
+            doubted[naive] += max(ratios) >= limit
+    assert doubted[True] > 50
+    assert doubted[False] <= 0.05 * 60 + 3 * math.sqrt(60 * 0.05 * 0.95)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 40), st.datetimes(datetime(2004, 1, 1), datetime(2012, 1, 1)))
+def test_every_case_of_an_evaluation_window_is_mature_by_the_warehouses_calendar(horizon, as_of):
+    """The window's end (core, dateutil) and ``is_mature`` (DuckDB) agree, at months' ends and in leap years too."""
+    label = LabelSpec(name="bad", column="bad", horizon_months=horizon)
+    reference = Period(start=date(1990, 1, 1), end=date(1991, 1, 1))
+    champion = untrained(until=datetime(1995, 1, 1))
+    end = plan_training(as_of, label, Training(), champion, reference).evaluate_until
+    query = f"select cast(? as timestamp) + to_months({horizon}) < cast(? as timestamp)"
+    with duckdb.connect() as connection:
+        last = end - timedelta(microseconds=1)
+        assert connection.execute(query, [last, as_of]).fetchone() == (True,)
+        # Where no day was clipped to a shorter month, the end itself matures at as_of, which is not before it.
+        if add_months(end, horizon) == as_of:
+            assert connection.execute(query, [end, as_of]).fetchone() == (False,)

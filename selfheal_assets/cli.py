@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -99,8 +100,8 @@ def _replay(settings: Settings, until: datetime | None) -> None:
             typer.echo(chunk_line(number, of, outcome, time.perf_counter() - started), err=True)
         run.let_labels_arrive()
         result = replaying.finish(run, time.perf_counter() - started)
-    typer.echo(chunk_table(result.chunks))
-    for line in summary_lines(result.summary, result.report):
+    typer.echo(chunk_table(result.chunks, settings.case))
+    for line in summary_lines(result.summary, result.report, settings.case):
         typer.echo(line)
     typer.echo(json.dumps(result.summary))
 
@@ -136,7 +137,8 @@ def fetch(use_case: Annotated[str, typer.Argument(help="Only sba_loans can be fe
     from selfheal_assets.stores.sources import sba_loans
 
     _only_sba(use_case)
-    sba_loans.fetch(Settings().project / "data" / "sba_loans.parquet")
+    with tempfile.TemporaryDirectory() as scratch:
+        sba_loans.fetch(Settings().project / "data" / "sba_loans.parquet", Path(scratch), say=typer.echo)
 
 
 @data.command()

@@ -19,6 +19,9 @@ from selfheal_assets.defs.rollback import build_rollback_assets
 from selfheal_assets.settings import Settings, prepare_environment
 
 
+ONE_CHUNK_A_RUN = dg.BackfillPolicy.multi_run(1)  # each chunk stands at its own time
+
+
 def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.Definitions:
     """Everything Dagster knows of one use case.
 
@@ -29,24 +32,27 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
     prepare_environment()
     case = settings.case
     partitions = chunk_partitions(case)
-    jobs = automation.build_jobs(partitions)
+    jobs = automation.build_jobs()
+    by_chunk = [
+        *build_ingest_assets(partitions),
+        *build_monitor_assets(partitions),
+        *build_health_assets(partitions),
+        *build_rollback_assets(partitions),
+    ]
     return dg.Definitions(
         assets=[
             applications,
             reference_data,
-            *build_ingest_assets(partitions),
+            *(a.with_attributes(backfill_policy=ONE_CHUNK_A_RUN) for a in by_chunk),
             build_dbt_assets(settings, partitions),
-            *build_monitor_assets(partitions),
-            *build_health_assets(partitions),
             training_set,
             shadow_models,
             shadow_evaluation,
             promotion_decision,
             production_model,
-            *build_rollback_assets(partitions),
         ],
         jobs=jobs,
-        schedules=automation.build_schedules(jobs, case),
+        schedules=automation.build_schedules(jobs, case, partitions),
         sensors=automation.build_sensors(jobs, case),
         resources={"stores": stores or Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
         executor=dg.in_process_executor,

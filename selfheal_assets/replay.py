@@ -18,6 +18,7 @@ import polars as pl
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
+from selfheal_assets.core.spec import Period
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, next_retraining
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
@@ -29,8 +30,6 @@ from selfheal_assets.stores import decision_ledger, label_ledger
 from selfheal_assets.stores.applications import split_at_go_live
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import read_cases
-
-PERIOD = (2006, 2010)
 
 
 class ReplayFailed(RuntimeError):
@@ -86,10 +85,10 @@ class Replay:
         return starts
 
     def finished(self) -> set[datetime]:
-        """Chunks whose monitoring is in the warehouse."""
+        """Chunks that were lived through: monitored with answers in them."""
         if not self.stores.warehouse.has("health_report"):
             return set()
-        return set(self.stores.warehouse.query("select chunk from health_report")["chunk"].to_list())
+        return set(self.stores.warehouse.query("select chunk from health_report where champion is not null")["chunk"].to_list())
 
     def run(self, until: datetime | None = None) -> Iterator[tuple[int, int, ChunkOutcome]]:
         """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
@@ -250,19 +249,22 @@ def _auc(label: np.ndarray, probability: np.ndarray) -> float | None:
         return None
 
 
-def summarize(scored: pl.DataFrame, ledger: pl.DataFrame, seconds: float) -> dict[str, Any]:
-    """The replay in figures: both models on the same rows, over 2006–2010 where those years were replayed.
+def summarize(
+    scored: pl.DataFrame, ledger: pl.DataFrame, compared: Period | None, seconds: float
+) -> dict[str, Any]:
+    """The replay in figures: both models on the same rows of the compared period, or of all that was replayed.
 
     Args:
         scored: as :meth:`Replay.scored` returns it.
         ledger: the decisions.
+        compared: the use case's period of comparison.
         seconds: wall time of the replay.
     """
-    year = pl.col("event_time").dt.year()
-    rows = scored.filter(year.is_between(*PERIOD))
-    period = f"{PERIOD[0]}–{PERIOD[1]}"
-    if rows.is_empty():
-        rows, period = scored, "all"
+    rows, period = scored, "all chunks"
+    if compared and scored["event_time"].max().date() >= compared.start:  # type: ignore[union-attr]
+        time = pl.col("event_time").dt.date()
+        rows = scored.filter((time >= compared.start) & (time < compared.end))
+        period = f"{compared.start} to {compared.end}"
     label = rows["label"].to_numpy()
     healed, never = rows["probability"].to_numpy(), rows["first"].to_numpy()
     actions = ledger.filter(pl.col("champion").is_not_null())["action"].to_list()
@@ -291,9 +293,9 @@ def finish(replay: Replay, seconds: float) -> ReplayResult:
     """Judge the whole replay with the labels that are known in the end; publish it and write its report."""
     ledger = decision_ledger.history(replay.stores.warehouse)
     chunks = replay.outcomes()
-    summary = summarize(replay.scored(), ledger, seconds)
+    summary = summarize(replay.scored(), ledger, replay.case.compared, seconds)
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
-    write_atomically(report, replay_page(chunks, ledger, summary, replay.case.title).encode())
+    write_atomically(report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode())
     (replay.settings.published / "replay.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     return ReplayResult(chunks, summary, report)

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     def root(self) -> Path:
         """Folder that holds everything this use case's runs write."""
         base = self.home or self.project / "data" / "run"
-        return base.resolve() / self.case.name
+        return base.resolve() / (f"{self.case.name}_full" if self.full else self.case.name)
 
     @property
     def warehouse_path(self) -> Path:
@@ -123,7 +123,18 @@ class Settings(BaseSettings):
         """Where MLflow keeps bundles when it runs on SQLite."""
         return self.root / "mlflow_artifacts"
 
+    @staticmethod
+    def wall_clock() -> datetime:
+        """The time it is, naive UTC."""
+        return datetime.now(UTC).replace(tzinfo=None)
+
     def now(self) -> datetime:
-        """The time decisions are taken at: ``SELFHEAL_AS_OF`` if set, else the wall clock; naive UTC."""
-        moment = self.as_of or datetime.now(UTC)
-        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        """The time that decisions are taken at, naive UTC.
+
+        ``SELFHEAL_AS_OF`` if set, else the wall clock; a use case whose history is over stands at its end.
+        """
+        if self.as_of:
+            return self.as_of.astimezone(UTC).replace(tzinfo=None) if self.as_of.tzinfo else self.as_of
+        until = self.case.monitoring.until
+        over = datetime.combine(until, datetime.min.time()) if until else None
+        return min(over, self.wall_clock()) if over else self.wall_clock()

@@ -61,6 +61,7 @@ class UseCase(Spec):
     segments: tuple[Segment, ...] = ()
     reference: Period
     monitoring: Monitoring = Monitoring()
+    compared: Period | None = None
     policy: Policy = Policy()
     training: Training = Training()
 

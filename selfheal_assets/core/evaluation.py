@@ -96,6 +96,23 @@ def compare_f1(rows: ScoredRows, policy: GatePolicy, seed: int, segment: str = "
     )
 
 
+def compare_roc_auc(rows: ScoredRows, policy: GatePolicy, seed: int, segment: str = "all") -> Comparison:
+    """ROC AUC of both models with DeLong's paired bounds, one-sided at the policy's confidence each.
+
+    Takes a seed only to be exchangeable with :func:`compare_f1`.
+
+    Raises:
+        metrics.UndefinedMetric: the rows hold one class only.
+    """
+    gain = metrics.roc_auc_difference(rows.label, rows.champion, rows.challenger, 2 * policy.confidence - 1)
+    before = metrics.roc_auc(rows.label, rows.champion)
+    size, positives = len(rows.label), int(rows.label.sum())
+    return Comparison("roc_auc", before, before + gain.value, gain.lower, gain.upper, size, positives, segment)
+
+
+COMPARE = {"f1": compare_f1, "roc_auc": compare_roc_auc}
+
+
 def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]:
     """Overall comparison: F1 and Brier with paired-bootstrap bounds, ROC AUC with DeLong's.
 
@@ -103,15 +120,13 @@ def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]
         metrics.UndefinedMetric: the rows hold one class only.
     """
     size, positives = len(rows.label), int(rows.label.sum())
-    auc = metrics.roc_auc_difference(rows.label, rows.champion, rows.challenger, 2 * policy.confidence - 1)
-    champion_auc = metrics.roc_auc(rows.label, rows.champion)
     squared = (rows.challenger - rows.label) ** 2 - (rows.champion - rows.label) ** 2
     brier = _bounds(bootstrap_mean(squared, policy.resamples, seed), policy.confidence)
     brier_values = (metrics.brier_score(rows.label, p) for p in (rows.champion, rows.challenger))
     return [
         compare_f1(rows, policy, seed),
+        compare_roc_auc(rows, policy, seed),
         Comparison("brier", *brier_values, *brier, size, positives),
-        Comparison("roc_auc", champion_auc, champion_auc + auc.value, auc.lower, auc.upper, size, positives),
     ]
 
 
@@ -137,15 +152,17 @@ def segment_of(frame: pl.DataFrame, segment: Segment) -> pl.Series:
 def compare_segments(
     frame: pl.DataFrame, rows: ScoredRows, segments: tuple[Segment, ...], policy: GatePolicy, seed: int
 ) -> list[Comparison]:
-    """F1 by segment, for each segment with at least ``min_segment_rows`` and ``min_segment_positives``."""
+    """The primary metric by segment, for each segment with ``min_segment_rows`` and ``min_segment_positives``."""
     compared = []
+    compare_one = COMPARE[policy.primary_metric]
     for segment in segments:
         value = segment_of(frame, segment).to_numpy()
         for name in np.unique(value):
             part = rows.where(value == name)
-            enough = len(part.label) >= policy.min_segment_rows
-            if enough and part.label.sum() >= policy.min_segment_positives:
-                compared.append(compare_f1(part, policy, seed, f"{segment.name}={name}"))
+            positives = int(part.label.sum())
+            enough = len(part.label) >= policy.min_segment_rows and positives >= policy.min_segment_positives
+            if enough and len(part.label) - positives >= 2:
+                compared.append(compare_one(part, policy, seed, f"{segment.name}={name}"))
     return compared
 
 

@@ -13,6 +13,9 @@ from selfheal_assets.core.evaluation import Comparison
 from selfheal_assets.core.spec import GatePolicy
 
 
+NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
+
+
 class Verdict(StrEnum):
     """What one gate says."""
 
@@ -78,7 +81,7 @@ def sample_validity(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Enough evaluated rows and positives for the comparison to mean something, else INCONCLUSIVE."""
     if not inputs.overall:
         return GateResult("sample_validity", Verdict.inconclusive, "no comparison could be computed")
-    seen = inputs.overall["f1"]
+    seen = inputs.overall[policy.primary_metric]
     evidence = {"rows": seen.rows, "positives": seen.positives, "min_positives": policy.min_positives}
     if seen.rows < policy.min_rows or seen.positives < policy.min_positives:
         reason = (
@@ -113,19 +116,18 @@ def cooldown(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 
 def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """Primary metric better by the policy's percentage, and its paired-bootstrap lower bound above 0."""
+    """Primary metric better by the policy's percentage, and the lower bound of the paired difference above 0."""
     if not inputs.overall:
         return _missing("improvement", "comparison of both models")
-    f1 = inputs.overall["f1"]
-    gain = 100 * f1.difference / f1.champion if f1.champion > 0 else float(f1.difference > 0) * 100
+    seen = inputs.overall[policy.primary_metric]
+    gain = 100 * seen.difference / seen.champion if seen.champion > 0 else float(seen.difference > 0) * 100
     reason = (
-        f"F1 {f1.champion:.4f} → {f1.challenger:.4f} ({gain:+.1f} %, at least "
-        f"+{policy.min_improvement_pct:g} %); {policy.confidence:.0%} lower bound of the gain {f1.lower:+.4f}"
+        f"{NAMES[seen.metric]} {seen.champion:.4f} → {seen.challenger:.4f} ({gain:+.1f} %, at least "
+        f"+{policy.min_improvement_pct:g} %); {policy.confidence:.0%} lower bound of the gain {seen.lower:+.4f}"
     )
-    ok = gain >= policy.min_improvement_pct and f1.lower > 0
-    return _judge(
-        "improvement", ok, reason, gain, policy.min_improvement_pct, lower=f1.lower, upper=f1.upper, rows=f1.rows
-    )
+    ok = gain >= policy.min_improvement_pct and seen.lower > 0
+    evidence = {"lower": seen.lower, "upper": seen.upper, "rows": seen.rows}
+    return _judge("improvement", ok, reason, gain, policy.min_improvement_pct, **evidence)
 
 
 def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:

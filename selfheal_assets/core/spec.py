@@ -68,7 +68,7 @@ class LabelSpec(Spec):
 
     Either ``positive_at`` (a date column: when the bad outcome happened, empty if it has not) or ``column``
     (0/1, known at the horizon). ``horizon_months`` is the age at which a case without a positive label is
-    negative. ``implicit_negatives``: nobody reports the good ones, so a mature case without any label counts
+    negative. ``outcome`` is the plural by which people call the positives. ``implicit_negatives``: nobody reports the good ones, so a mature case without any label counts
     as negative; otherwise it stays unlabelled.
     """
 
@@ -77,6 +77,7 @@ class LabelSpec(Spec):
     positive_at: str | None = None
     column: str | None = None
     implicit_negatives: bool = True
+    outcome: str = "positives"
     description: str = ""
 
     @model_validator(mode="after")
@@ -131,8 +132,13 @@ class Monitoring(Spec):
 
 
 class GatePolicy(Spec):
-    """Limits that a challenger must meet before it replaces the champion. All must hold."""
+    """Limits that a challenger must meet before it replaces the champion. All must hold.
 
+    ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
+    positives are so rare that F1 has no power.
+    """
+
+    primary_metric: Literal["f1", "roc_auc"] = "f1"
     min_rows: Annotated[int, Field(ge=1)] = 200
     min_positives: Annotated[int, Field(ge=1)] = 50
     min_label_coverage: Share = 0.30
@@ -165,7 +171,6 @@ class AlarmPolicy(Spec):
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 
-    primary_metric: Literal["f1"] = "f1"
     retraining_cooldown_days: Annotated[int, Field(ge=0)] = 30
     probation_days: Annotated[int, Field(ge=1)] = 365
     retrain_on: tuple[str, ...] = (

@@ -87,7 +87,7 @@ def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining |
     return Retraining(window, tuple(failing[window]))
 
 
-def build_jobs(partitions: dg.PartitionsDefinition) -> list:
+def build_jobs() -> list:
     """Ingest, monitor and retrain, selectable by name in the UI and in schedules."""
     groups = dg.AssetSelection.groups
     ingest = groups("ingest")
@@ -109,10 +109,23 @@ def build_jobs(partitions: dg.PartitionsDefinition) -> list:
     ]
 
 
-def build_schedules(jobs: list, case: UseCase) -> list[dg.ScheduleDefinition]:
-    """Monitor each chunk once it is complete. Off until switched on: history needs no schedule."""
-    monitor = next(j for j in jobs if j.name == MONITOR_JOB)
+def build_schedules(jobs: list, case: UseCase, partitions: dg.PartitionsDefinition) -> list:
+    """Ingest daily, monitor each chunk once it is complete. Off until switched on: history needs no schedule."""
+    ingest, monitor = (next(j for j in jobs if j.name == name) for name in (INGEST_JOB, MONITOR_JOB))
+
+    @dg.schedule(
+        name="ingest_each_day",
+        job=ingest,
+        cron_schedule="0 5 * * *",
+        description="Brings in what the service logged and which labels arrived, of any chunk.",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+    )
+    def ingest_each_day():
+        newest = partitions.get_last_partition_key()
+        return dg.RunRequest(partition_key=newest) if newest else dg.SkipReason("the first chunk is not over yet")
+
     return [
+        ingest_each_day,
         dg.build_schedule_from_partitioned_job(
             monitor,
             name="monitor_each_chunk",

@@ -52,7 +52,7 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
             metadata["drift"] = table_metadata(drift)
         return judged(stores, chunk, finding, WARN, metadata)
 
-    @dg.asset(group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions, deps=[drift_report, *_UPSTREAM])
+    @dg.asset(group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions, deps=[drift_report])
     def health_report(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """The chunk in one row: champion, volume, evidence at each stage, what failed. Published for readers."""
         chunk = chunk_of(context, stores.case)
@@ -81,6 +81,7 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         realized=stores.load_chunk("realized_performance", chunk.start),
         reference_features=profile.reference if profile else pl.DataFrame(),
         analysis_features=rows,
+        outcome=stores.case.label.outcome,
         period=stores.case.monitoring.chunk,
         least_drift=stores.case.policy.alarms.jensen_shannon,
     )

@@ -8,8 +8,8 @@ telemetry:
   enabled: false
 # One database for all runs: a file per run, Dagster's default, costs most of a second at the start of each.
 event_log_storage:
-  module: dagster.core.storage.event_log
-  class: ConsolidatedSqliteEventLogStorage
+  module: selfheal_assets.defs.event_log
+  class: EventLog
   config:
     base_dir: storage
 run_coordinator:

@@ -57,12 +57,12 @@ def gather(stores: Stores, version: int, challenger: Bundle, champion: int | Non
     groups = [s for s in stores.case.segments if s.fairness]
     return gates.GateInputs(
         as_of=window.as_of,
-        overall=overall if {"f1", "brier"} <= set(overall) else None,
+        overall=overall if {"f1", "roc_auc", "brier"} <= set(overall) else None,
         segments=[c for c in compared if c.segment != "all"] if compared else None,
         label_coverage=rows.height / every.height if every.height else None,
         last_promotion=decision_ledger.last_promotion(stores.warehouse, window.as_of),
         servability=serving_trial(stores, version, challenger, rows.head(1000)),
-        approval_rates={s.name: evaluation.approval_rates(rows, flagged, s) for s in groups},
+        approval_rates={s.name: evaluation.approval_rates(rows, flagged, s) for s in groups} if rows.height else None,
         has_champion=champion is not None,
         ineligible=_ineligible(stores, version, champion),
     )

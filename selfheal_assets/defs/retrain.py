@@ -135,7 +135,7 @@ def scored_rows(frame: pl.DataFrame, champion: Bundle, challenger: Bundle) -> ev
 def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeResult:
     """Champion and challenger on the same matured cases, later than anything either was trained on.
 
-    F1 and Brier with paired-bootstrap bounds, ROC AUC with DeLong's, and F1 by segment.
+    F1 and Brier with paired-bootstrap bounds, ROC AUC with DeLong's, and the primary metric by segment.
     """
     version, challenger = challenger_of(stores)
     champion = stores.registry.load_champion()

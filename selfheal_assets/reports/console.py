@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from selfheal_assets.use_case import UseCase
+
 SHORT = {
     "drift_within_limits": "drift",
     "estimated_performance_holds": "estimate",
@@ -40,12 +42,12 @@ def _cell(value: Any, form: str = "") -> str:
     return "–" if value is None else format(value, form)
 
 
-def chunk_table(chunks: pl.DataFrame, width: int = 160) -> str:
+def chunk_table(chunks: pl.DataFrame, case: UseCase, width: int = 160) -> str:
     """The replay's table, as text."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("quarter" if chunks["label"].str.contains("Q").any() else "chunk", "cases", "labels known"):
-        table.add_column(name, justify="right")
-    for name in ("AUC est.", "AUC real", "AUC never retr.", "exp. defaults", "obs. defaults", "champion"):
+    outcome = case.label.outcome
+    figures = ("AUC est.", "AUC real", "AUC never retr.", f"exp. {outcome}", f"obs. {outcome}", "champion")
+    for name in (case.monitoring.chunk, "cases", "labels known", *figures):
         table.add_column(name, justify="right")
     table.add_column("failed checks")
     table.add_column("decision")
@@ -66,14 +68,15 @@ def chunk_table(chunks: pl.DataFrame, width: int = 160) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def summary_lines(summary: dict[str, Any], report: Path) -> list[str]:
+def summary_lines(summary: dict[str, Any], report: Path, case: UseCase) -> list[str]:
     """The comparison with the never-retrained model, in words."""
     period = summary["period"]
     return [
-        "labels known: on the chunk's last day.  AUC est.: without labels, that day.  AUC real, exp., obs.: with",
-        "the labels that came up to three years later, of the answers as they were given.",
+        f"labels known: on the {case.monitoring.chunk}'s last day.  AUC est.: without labels, that day.  AUC real, exp., obs.:",
+        f"of the answers as they were given, with the labels that came up to {case.label.horizon_months} months later.",
         "",
-        f"{period}, the same cases:       healed    never retrained",
+        f"{period}, the same cases:",
+        "                              healed    never retrained",
         f"  ROC AUC                     {summary['auc_healed']:.3f}     {summary['auc_never_retrained']:.3f}",
         f"  expected/observed           {summary['expected_over_observed_healed']:.3f}     "
         f"{summary['expected_over_observed_never_retrained']:.3f}   (1 is calibrated)",

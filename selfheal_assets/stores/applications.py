@@ -42,6 +42,8 @@ def split_at_go_live(cases: Cases, go_live: datetime) -> tuple[Cases, Cases]:
 def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
     """Make sure that the warehouse holds the history of the source as it is now.
 
+    A label that the source dates in the future is a prognosis, not a record, and is left out.
+
     Raises:
         SourceError, InvalidRows: the source is missing or a row is invalid; nothing is loaded then.
     """
@@ -53,7 +55,7 @@ def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
             return HistoryLoad(int(known[1]), name, changed=False)
         go_live = datetime.combine(settings.case.go_live, datetime.min.time())
         history, _ = split_at_go_live(read_cases(settings.case, settings), go_live)
-        labels = history.labels.with_columns(
+        labels = history.labels.filter(pl.col("recorded_at") <= settings.wall_clock()).with_columns(
             prediction_id=pl.lit(None, dtype=pl.String), source=pl.lit(HISTORY)
         ).select("prediction_id", "entity_id", "label", "occurred_at", "recorded_at", "source")
         replace_rows(connection, "applications", history.frame)

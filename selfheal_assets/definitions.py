@@ -18,7 +18,6 @@ from selfheal_assets.defs.retrain import shadow_evaluation, shadow_models, train
 from selfheal_assets.defs.rollback import build_rollback_assets
 from selfheal_assets.settings import Settings, prepare_environment
 
-
 ONE_CHUNK_A_RUN = dg.BackfillPolicy.multi_run(1)  # each chunk stands at its own time
 
 

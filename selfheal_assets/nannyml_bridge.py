@@ -46,7 +46,8 @@ def _chunker(rows: int) -> Any:
 def _pandas(frame: pl.DataFrame, features: Sequence[Feature]) -> Any:
     """Pandas frame in the types that NannyML handles: float64 and category."""
     return frame.select(
-        pl.col(f.name).cast(pl.Categorical if f.type is FeatureType.category else pl.Float64) for f in features
+        pl.col(f.name).cast(pl.Categorical if f.type is FeatureType.category else pl.Float64)
+        for f in features
     ).to_pandas()
 
 
@@ -113,7 +114,9 @@ class DriftJudge:
             (why there is no value; null otherwise).
         """
         usable = [f for f in self.features if f.name not in self.unusable]
-        rows = [(name, UNIVARIATE_METHOD, None, None, None, why) for name, why in self.unusable.items()]
+        rows: list[tuple[Any, ...]] = [
+            (name, UNIVARIATE_METHOD, None, None, None, why) for name, why in self.unusable.items()
+        ]
         empty = [f.name for f in usable if chunk[f.name].null_count() == chunk.height]
         with _nannyml():
             result = _judge_one_chunk(self.univariate, _pandas(chunk, usable), "calculate").iloc[0]
@@ -145,7 +148,9 @@ def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudg
         ValueError: no feature varies in the reference.
     """
     unusable = {
-        f.name: "constant or missing in the reference" for f in features if reference[f.name].drop_nulls().n_unique() < 2
+        f.name: "constant or missing in the reference"
+        for f in features
+        if reference[f.name].drop_nulls().n_unique() < 2
     }
     usable = [f for f in features if f.name not in unusable]
     if not usable:
@@ -165,7 +170,9 @@ def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudg
             categorical_methods=[UNIVARIATE_METHOD],
             chunker=_chunker(size),
         ).fit(frame)
-        multivariate = nml.DataReconstructionDriftCalculator(column_names=names, chunker=_chunker(size)).fit(frame)
+        multivariate = nml.DataReconstructionDriftCalculator(column_names=names, chunker=_chunker(size)).fit(
+            frame
+        )
     return DriftJudge(tuple(features), univariate, multivariate, unusable)
 
 

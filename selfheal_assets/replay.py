@@ -18,7 +18,7 @@ import polars as pl
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
-from selfheal_assets.core.spec import Period
+from selfheal_assets.core.spec import ChunkPeriod, Period
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, next_retraining
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
@@ -70,7 +70,7 @@ class Replay:
         go_live = datetime.combine(self.case.go_live, datetime.min.time())
         everything = read_cases(self.case, settings)
         self.traffic = split_at_go_live(everything, go_live)[1]
-        self.period = self.case.monitoring.chunk
+        self.period: ChunkPeriod = self.case.monitoring.chunk
 
     def chunks(self, until: datetime | None = None) -> list[datetime]:
         """Starts of the chunks that hold traffic, in order."""
@@ -88,7 +88,11 @@ class Replay:
         """Chunks that were lived through: monitored with answers in them."""
         if not self.stores.warehouse.has("health_report"):
             return set()
-        return set(self.stores.warehouse.query("select chunk from health_report where champion is not null")["chunk"].to_list())
+        return set(
+            self.stores.warehouse.query("select chunk from health_report where champion is not null")[
+                "chunk"
+            ].to_list()
+        )
 
     def run(self, until: datetime | None = None) -> Iterator[tuple[int, int, ChunkOutcome]]:
         """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
@@ -97,7 +101,9 @@ class Replay:
             self._retrain(starts[0], {})
             if self.stores.registry.champion() is None:
                 last = decision_ledger.latest(self.stores.warehouse)
-                raise ReplayFailed(f"no first champion: {last['reason'] if last else 'no decision was recorded'}")
+                raise ReplayFailed(
+                    f"no first champion: {last['reason'] if last else 'no decision was recorded'}"
+                )
         for number, start in enumerate(starts, 1):
             if start not in done:
                 yield number, len(starts), self._live_through(start)
@@ -196,7 +202,9 @@ class Replay:
                     "never_retrained_expected": float(part["first"].sum()),
                 }
             )
-        health = self.stores.warehouse.query("select * exclude (realized_auc, reason) from health_report order by chunk")
+        health = self.stores.warehouse.query(
+            "select * exclude (realized_auc, reason) from health_report order by chunk"
+        )
         return health.join(self._decisions(), on="chunk", how="left").join(
             pl.DataFrame(rows), on="chunk", how="left"
         )
@@ -209,9 +217,7 @@ class Replay:
         at = ledger.filter(pl.col("as_of").is_in(list(ends))).with_columns(
             chunk=pl.col("as_of").replace_strict(ends, return_dtype=pl.Datetime("us"))
         )
-        return at.group_by("chunk").agg(
-            decision=pl.col("action").last(), reason=pl.col("reason").last()
-        )
+        return at.group_by("chunk").agg(decision=pl.col("action").last(), reason=pl.col("reason").last())
 
     def scored(self) -> pl.DataFrame:
         """Every replayed case with its label, the probability it was given, and the first model's.
@@ -224,7 +230,9 @@ class Replay:
         )
         first = self.stores.registry.load(1)
         log = log.with_columns(first=pl.Series(first.score(log)))
-        labels = self.stores.warehouse.query("select entity_id, label from labels_as_of(timestamp '9999-01-01')")
+        labels = self.stores.warehouse.query(
+            "select entity_id, label from labels_as_of(timestamp '9999-01-01')"
+        )
         every = {s: chunk_end(s, self.period) for s in self.chunks()}
         starts = pl.DataFrame({"chunk": list(every)}).sort("chunk")
         joined = log.join(labels, on="entity_id").sort("event_time")
@@ -296,6 +304,8 @@ def finish(replay: Replay, seconds: float) -> ReplayResult:
     summary = summarize(replay.scored(), ledger, replay.case.compared, seconds)
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
-    write_atomically(report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode())
+    write_atomically(
+        report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode()
+    )
     (replay.settings.published / "replay.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
     return ReplayResult(chunks, summary, report)

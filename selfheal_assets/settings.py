@@ -55,13 +55,15 @@ class Settings(BaseSettings):
     as_of: datetime | None = None
     full: bool = False
     lock_timeout_s: float = 120.0
-    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
-    monitoring_interval: ChunkPeriod | None = Field(None, validation_alias="MONITORING_INTERVAL")
-    monitoring_lookback: int | None = Field(None, validation_alias="MONITORING_LOOKBACK")
-    min_f1_improvement_pct: float | None = Field(None, validation_alias="MIN_F1_IMPROVEMENT_PCT")
-    max_brier_degradation: float | None = Field(None, validation_alias="MAX_BRIER_DEGRADATION")
-    min_samples_for_decision: int | None = Field(None, validation_alias="MIN_SAMPLES_FOR_DECISION")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", validation_alias="LOG_LEVEL")
+    mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
+    monitoring_interval: ChunkPeriod | None = Field(default=None, validation_alias="MONITORING_INTERVAL")
+    monitoring_lookback: int | None = Field(default=None, validation_alias="MONITORING_LOOKBACK")
+    min_f1_improvement_pct: float | None = Field(default=None, validation_alias="MIN_F1_IMPROVEMENT_PCT")
+    max_brier_degradation: float | None = Field(default=None, validation_alias="MAX_BRIER_DEGRADATION")
+    min_samples_for_decision: int | None = Field(default=None, validation_alias="MIN_SAMPLES_FOR_DECISION")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", validation_alias="LOG_LEVEL"
+    )
 
     @cached_property
     def case(self) -> UseCase:

@@ -51,7 +51,7 @@ def encode(frame: pl.DataFrame, features: Sequence[Feature], vocabulary: Vocabul
             vocabulary[f.name], range(len(vocabulary[f.name])), default=None, return_dtype=pl.Float32
         )
         if f.type is FeatureType.category and vocabulary[f.name]
-        else pl.lit(None, dtype=pl.Float32).alias(f.name)
+        else pl.repeat(None, pl.len(), dtype=pl.Float32).alias(f.name)
         if f.type is FeatureType.category
         else pl.col(f.name).cast(pl.Float32)
         for f in features
@@ -67,5 +67,7 @@ def unseen_categories(
     return [
         f.name
         for f in features
-        if f.type is FeatureType.category and row[f.name] is not None and row[f.name] not in vocabulary[f.name]
+        if f.type is FeatureType.category
+        and row[f.name] is not None
+        and row[f.name] not in vocabulary[f.name]
     ]

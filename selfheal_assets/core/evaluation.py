@@ -107,7 +107,9 @@ def compare_roc_auc(rows: ScoredRows, policy: GatePolicy, seed: int, segment: st
     gain = metrics.roc_auc_difference(rows.label, rows.champion, rows.challenger, 2 * policy.confidence - 1)
     before = metrics.roc_auc(rows.label, rows.champion)
     size, positives = len(rows.label), int(rows.label.sum())
-    return Comparison("roc_auc", before, before + gain.value, gain.lower, gain.upper, size, positives, segment)
+    return Comparison(
+        "roc_auc", before, before + gain.value, gain.lower, gain.upper, size, positives, segment
+    )
 
 
 COMPARE = {"f1": compare_f1, "roc_auc": compare_roc_auc}
@@ -119,14 +121,15 @@ def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]
     Raises:
         metrics.UndefinedMetric: the rows hold one class only.
     """
-    size, positives = len(rows.label), int(rows.label.sum())
+    # First: it refuses the rows that no resampling can answer for.
+    auc = compare_roc_auc(rows, policy, seed)
     squared = (rows.challenger - rows.label) ** 2 - (rows.champion - rows.label) ** 2
     brier = _bounds(bootstrap_mean(squared, policy.resamples, seed), policy.confidence)
-    brier_values = (metrics.brier_score(rows.label, p) for p in (rows.champion, rows.challenger))
+    before, after = (metrics.brier_score(rows.label, p) for p in (rows.champion, rows.challenger))
     return [
         compare_f1(rows, policy, seed),
-        compare_roc_auc(rows, policy, seed),
-        Comparison("brier", *brier_values, *brier, size, positives),
+        auc,
+        Comparison("brier", *brier_values, *brier, auc.rows, auc.positives),
     ]
 
 

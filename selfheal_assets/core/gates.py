@@ -12,7 +12,6 @@ from typing import Any
 from selfheal_assets.core.evaluation import Comparison
 from selfheal_assets.core.spec import GatePolicy
 
-
 NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
 
 
@@ -66,6 +65,10 @@ def _missing(gate: str, what: str) -> GateResult:
     return GateResult(gate, Verdict.failed, f"no {what}: a gate without its input fails")
 
 
+def _compared(inputs: GateInputs, metric: str) -> Comparison | None:
+    return (inputs.overall or {}).get(metric)
+
+
 def _judge(
     gate: str, ok: bool, reason: str, value: float | None = None, limit: float | None = None, **evidence: Any
 ) -> GateResult:
@@ -79,9 +82,9 @@ def eligibility(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 def sample_validity(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Enough evaluated rows and positives for the comparison to mean something, else INCONCLUSIVE."""
-    if not inputs.overall:
+    seen = _compared(inputs, policy.primary_metric)
+    if seen is None:
         return GateResult("sample_validity", Verdict.inconclusive, "no comparison could be computed")
-    seen = inputs.overall[policy.primary_metric]
     evidence = {"rows": seen.rows, "positives": seen.positives, "min_positives": policy.min_positives}
     if seen.rows < policy.min_rows or seen.positives < policy.min_positives:
         reason = (
@@ -117,9 +120,9 @@ def cooldown(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Primary metric better by the policy's percentage, and the lower bound of the paired difference above 0."""
-    if not inputs.overall:
+    seen = _compared(inputs, policy.primary_metric)
+    if seen is None:
         return _missing("improvement", "comparison of both models")
-    seen = inputs.overall[policy.primary_metric]
     gain = 100 * seen.difference / seen.champion if seen.champion > 0 else float(seen.difference > 0) * 100
     reason = (
         f"{NAMES[seen.metric]} {seen.champion:.4f} → {seen.challenger:.4f} ({gain:+.1f} %, at least "
@@ -132,9 +135,9 @@ def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Brier score no worse than the limit, by the upper bound."""
-    if not inputs.overall:
+    brier = _compared(inputs, "brier")
+    if brier is None:
         return _missing("calibration", "comparison of both models")
-    brier = inputs.overall["brier"]
     reason = (
         f"Brier {brier.champion:.4f} → {brier.challenger:.4f}; {policy.confidence:.0%} upper bound of the "
         f"change {brier.upper:+.4f} (at most +{policy.max_brier_degradation:g})"
@@ -153,7 +156,8 @@ def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     compared = len(inputs.segments)
     if worse:
         name = min(worse, key=lambda s: worse[s])
-        reason = f"{len(worse)} of {compared} segments worse than −{policy.max_segment_degradation_pct:g} %: {name} {worse[name]:+.1f} %"
+        limit = policy.max_segment_degradation_pct
+        reason = f"{len(worse)} of {compared} segments worse than −{limit:g} %: {name} {worse[name]:+.1f} %"
         return _judge(
             "segments", False, reason, worse[name], -policy.max_segment_degradation_pct, worse=worse
         )
@@ -196,7 +200,17 @@ def servability(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 
 _FIRST_CHAMPION = (eligibility, servability)
-_ALL = (eligibility, sample_validity, label_coverage, cooldown, improvement, calibration, segments, fairness, servability)
+_ALL = (
+    eligibility,
+    sample_validity,
+    label_coverage,
+    cooldown,
+    improvement,
+    calibration,
+    segments,
+    fairness,
+    servability,
+)
 
 
 def evaluate_gates(inputs: GateInputs, policy: GatePolicy) -> list[GateResult]:

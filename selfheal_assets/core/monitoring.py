@@ -63,7 +63,7 @@ def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> p
 
     Returns:
         ``metric``, ``value``, ``unit``: volume (rows), mean score, positive rate (shares), score entropy (mean
-        binary entropy in bits), missing share over all feature values.
+        binary entropy in bits), missing share over all feature values. A figure is null where a score is NaN.
     """
     rows = predictions.height
     figures: list[tuple[str, float, str]] = [("volume", float(rows), "rows")]
@@ -77,7 +77,9 @@ def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> p
             ("score_entropy", float(entropy.mean()), "bits"),
             ("missing_share", missing, "share"),
         ]
-    return pl.DataFrame(figures, schema=PROXY_SCHEMA, orient="row")
+    return pl.DataFrame(figures, schema=PROXY_SCHEMA, orient="row").with_columns(
+        pl.col("value").fill_nan(None)
+    )
 
 
 def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:
@@ -139,7 +141,9 @@ def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
         f"(within {low:g}–{high:g}), z = {z:+.1f}"
     )
     failed = surprising and not low <= ratio <= high
-    return Finding(check, Status.failed if failed else Status.passed, reason, ratio, low if ratio < 1 else high)
+    return Finding(
+        check, Status.failed if failed else Status.passed, reason, ratio, low if ratio < 1 else high
+    )
 
 
 REALIZED_SCHEMA = {

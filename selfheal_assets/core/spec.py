@@ -68,7 +68,8 @@ class LabelSpec(Spec):
 
     Either ``positive_at`` (a date column: when the bad outcome happened, empty if it has not) or ``column``
     (0/1, known at the horizon). ``horizon_months`` is the age at which a case without a positive label is
-    negative. ``outcome`` is the plural by which people call the positives. ``implicit_negatives``: nobody reports the good ones, so a mature case without any label counts
+    negative. ``outcome`` is the plural by which people call the positives. ``implicit_negatives``: nobody
+    reports the good ones, so a mature case without any label counts
     as negative; otherwise it stays unlabelled.
     """
 

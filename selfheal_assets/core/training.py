@@ -51,7 +51,9 @@ def plan_training(
     """
     matured_until = add_months(as_of, -label.horizon_months)
     if champion is None:
-        start, end = (datetime.combine(d, datetime.min.time()) for d in (first_reference.start, first_reference.end))
+        start, end = (
+            datetime.combine(d, datetime.min.time()) for d in (first_reference.start, first_reference.end)
+        )
         if end > matured_until:
             raise NotEnoughData(
                 f"the reference period ends {end:%Y-%m-%d}, but at {as_of:%Y-%m-%d} only cases before "
@@ -148,7 +150,11 @@ def training_window(rows: pl.DataFrame, candidate: Candidate, plan: TrainingPlan
 
 
 def validation_loss(
-    rows: pl.DataFrame, candidate: Candidate, plan: TrainingPlan, features: Sequence[Feature], training: Training
+    rows: pl.DataFrame,
+    candidate: Candidate,
+    plan: TrainingPlan,
+    features: Sequence[Feature],
+    training: Training,
 ) -> float:
     """Log loss on the validation months of a booster fitted on the candidate's rows before them."""
     window = training_window(rows, candidate, plan)

@@ -21,7 +21,13 @@ CHECK_ASSETS = {
     "calibration_holds": "partial_label_evidence",
     "realized_performance_holds": "realized_performance",
 }
-RETRAIN_ASSETS = ["training_set", "shadow_models", "shadow_evaluation", "promotion_decision", "production_model"]
+RETRAIN_ASSETS = [
+    "training_set",
+    "shadow_models",
+    "shadow_evaluation",
+    "promotion_decision",
+    "production_model",
+]
 _RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -79,9 +85,12 @@ def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining |
     if last is not None:
         if window <= last:
             return f"the failure of {window} was answered by a retraining for {last}"
-        end_now, end_last = (chunk_end(datetime.fromisoformat(w), case.monitoring.chunk) for w in (window, last))
+        end_now, end_last = (
+            chunk_end(datetime.fromisoformat(w), case.monitoring.chunk) for w in (window, last)
+        )
         if end_now - end_last < timedelta(days=case.policy.retraining_cooldown_days):
-            return f"cooldown: {window} follows the retraining for {last} within {case.policy.retraining_cooldown_days} days"
+            days = case.policy.retraining_cooldown_days
+            return f"cooldown: {window} follows the retraining for {last} within {days} days"
     if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=_RUNNING), limit=1):
         return f"a retraining is running; {window} waits for it"
     return Retraining(window, tuple(failing[window]))
@@ -122,7 +131,11 @@ def build_schedules(jobs: list, case: UseCase, partitions: dg.PartitionsDefiniti
     )
     def ingest_each_day():
         newest = partitions.get_last_partition_key()
-        return dg.RunRequest(partition_key=newest) if newest else dg.SkipReason("the first chunk is not over yet")
+        return (
+            dg.RunRequest(partition_key=newest)
+            if newest
+            else dg.SkipReason("the first chunk is not over yet")
+        )
 
     return [
         ingest_each_day,
@@ -131,7 +144,7 @@ def build_schedules(jobs: list, case: UseCase, partitions: dg.PartitionsDefiniti
             name="monitor_each_chunk",
             description=f"Monitors each {case.monitoring.chunk} of {case.name} when it is complete.",
             default_status=dg.DefaultScheduleStatus.STOPPED,
-        )
+        ),
     ]
 
 
@@ -143,7 +156,8 @@ def build_sensors(jobs: list, case: UseCase) -> list[dg.SensorDefinition]:
         job=next(j for j in jobs if j.name == RETRAIN_JOB),
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Starts one retraining when a monitoring check fails: " + ", ".join(case.policy.retrain_on),
+        description="Starts one retraining when a monitoring check fails: "
+        + ", ".join(case.policy.retrain_on),
     )
     def retrain_on_failed_check(context: dg.SensorEvaluationContext):
         due = next_retraining(context.instance, case)

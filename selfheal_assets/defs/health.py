@@ -5,8 +5,8 @@ import polars as pl
 
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.monitoring import Finding
-from selfheal_assets.defs.monitor import WARN, Context, StoresParam, judged, served
-from selfheal_assets.defs.resources import Chunk, Stores, chunk_of, table_metadata
+from selfheal_assets.defs.monitor import WARN, judged, served
+from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.reports.drift import DriftPage, save_drift_page
 from selfheal_assets.reports.plots import bars_markdown
 
@@ -44,7 +44,9 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         else:
             finding = monitoring.drift_finding(drift, stores.case.policy.alarms)
         stores.save_finding(chunk.start, finding)
-        page = save_drift_page(_page(stores, chunk, drift), stores.settings.reports / f"drift_{chunk.key}.html")
+        page = save_drift_page(
+            _page(stores, chunk, drift), stores.settings.reports / f"drift_{chunk.key}.html"
+        )
         metadata: dict = {"report": dg.MetadataValue.path(str(page))}
         if not drift.is_empty() and drift["value"].null_count() < drift.height:
             limit = stores.case.policy.alarms.jensen_shannon
@@ -96,7 +98,9 @@ def _value(frame: pl.DataFrame, column: str = "value", **where: str) -> float | 
 
 
 def _health_row(stores: Stores, chunk: Chunk, findings: list[Finding]) -> pl.DataFrame:
-    status, reason = monitoring.health(findings) if findings else (monitoring.Status.insufficient, "no checks ran")
+    status, reason = (
+        monitoring.health(findings) if findings else (monitoring.Status.insufficient, "no checks ran")
+    )
     profile, rows = served(stores, chunk)
     estimates = stores.load_chunk("estimated_performance", chunk.start)
     realized = stores.load_chunk("realized_performance", chunk.start)

@@ -35,5 +35,7 @@ def prepare_dagster_home(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "dagster.yaml"
     if not config.exists():
-        config.write_text(INSTANCE.replace("base_dir: storage", f"base_dir: {folder / 'storage'}"), encoding="utf-8")
+        config.write_text(
+            INSTANCE.replace("base_dir: storage", f"base_dir: {folder / 'storage'}"), encoding="utf-8"
+        )
     return folder

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from selfheal_assets.core import schemas
-from selfheal_assets.defs.resources import Stores, chunk_of
+from selfheal_assets.defs.resources import Context, Stores, StoresParam, chunk_of
 from selfheal_assets.stores import label_ledger, prediction_log
 
 GROUP = "ingest"
@@ -19,9 +19,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         partitions_def=partitions,
         check_specs=[dg.AssetCheckSpec("schema_is_valid", asset="prediction_log", blocking=True)],
     )
-    def ingest_predictions(
-        context: dg.AssetExecutionContext, stores: dg.ResourceParam[Stores]
-    ) -> dg.MaterializeResult:
+    def ingest_predictions(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Every answer of the prediction service, ingested from its log exactly once.
 
         A failure means that a logged row breaks the use case's schema: nothing after it can be trusted.
@@ -43,9 +41,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         return dg.MaterializeResult(metadata=metadata, check_results=[check])
 
     @dg.asset(name="labels", group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions)
-    def ingest_labels(
-        context: dg.AssetExecutionContext, stores: dg.ResourceParam[Stores]
-    ) -> dg.MaterializeResult:
+    def ingest_labels(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """The label ledger: what became true when, and when we learned it; a correction is a new row.
 
         Rows that cannot be read are in ``labels/rejected`` with their reason.

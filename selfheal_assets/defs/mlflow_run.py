@@ -24,7 +24,9 @@ def build_resource(settings: Settings) -> dg.ResourceDefinition:
         "extra_tags": dg.Field(dg.Permissive(), default_value={}),
     }
 
-    @dg.resource(config_schema=config, description="MLflow's tracking API, bound to one run (dagster-mlflow).")
+    @dg.resource(
+        config_schema=config, description="MLflow's tracking API, bound to one run (dagster-mlflow)."
+    )
     def mlflow_run(context: dg.InitResourceContext) -> Iterator[Any]:
         prepare_environment()
         with warnings.catch_warnings():
@@ -34,7 +36,7 @@ def build_resource(settings: Settings) -> dg.ResourceDefinition:
 
             ModelRegistry(settings).experiment()
             try:
-                yield from mlflow_tracking.resource_fn(context)
+                yield from mlflow_tracking.resource_fn(context)  # pyright: ignore[reportCallIssue]
             finally:
                 mlflow.end_run()  # else the next Dagster run of this process would log into this one
 

@@ -13,10 +13,12 @@ from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.defs.resources import (
     ChampionProfile,
-    Chunk,
-    Stores,
     check_result,
+    Chunk,
     chunk_of,
+    Context,
+    Stores,
+    StoresParam,
     table_metadata,
 )
 from selfheal_assets.stores import cases, chunks
@@ -24,7 +26,6 @@ from selfheal_assets.stores import cases, chunks
 GROUP = "monitor"
 LABELLED = "fct_labelled_predictions"
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
-Context, StoresParam = dg.AssetExecutionContext, dg.ResourceParam[Stores]
 
 
 def served(stores: Stores, chunk: Chunk) -> tuple[ChampionProfile | None, pl.DataFrame]:
@@ -59,7 +60,9 @@ def judged(
 def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     """The monitoring assets, one partition per chunk."""
 
-    @dg.asset(group_name=GROUP, kinds={"duckdb", "polars"}, partitions_def=partitions, deps=["prediction_log"])
+    @dg.asset(
+        group_name=GROUP, kinds={"duckdb", "polars"}, partitions_def=partitions, deps=["prediction_log"]
+    )
     def proxy_metrics(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Volume, mean score, positive rate, score entropy, missing share: no label and no reference needed."""
         chunk = chunk_of(context, stores.case)
@@ -194,9 +197,7 @@ def _shaped(frame: pl.DataFrame, texts: list[str], numbers: list[str]) -> pl.Dat
         | {"alert": pl.Boolean, "reason": pl.String}
     )
     others = [pl.col(c) for c in frame.columns if c not in wanted]
-    shaped = [
-        (pl.col(n) if n in frame.columns else pl.lit(None)).cast(t).alias(n) for n, t in wanted.items()
-    ]
+    shaped = [(pl.col(n) if n in frame.columns else pl.lit(None)).cast(t).alias(n) for n, t in wanted.items()]
     return frame.select(*others, *shaped)
 
 
@@ -234,5 +235,10 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
 def _chunks_in_horizon(case) -> int:
     """Whole chunks after which every case of a chunk is mature."""
     days = case.label.horizon_months * maturity.DAYS_PER_MONTH
-    length = {"day": 1.0, "week": 7.0, "month": maturity.DAYS_PER_MONTH, "quarter": 3 * maturity.DAYS_PER_MONTH}
+    length = {
+        "day": 1.0,
+        "week": 7.0,
+        "month": maturity.DAYS_PER_MONTH,
+        "quarter": 3 * maturity.DAYS_PER_MONTH,
+    }
     return int(np.ceil(days / length[case.monitoring.chunk] - 1e-9))

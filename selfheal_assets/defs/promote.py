@@ -10,12 +10,16 @@ from selfheal_assets.core import evaluation, fingerprint, gates
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action, Decision, decide
 from selfheal_assets.core.spec import GatePolicy
-from selfheal_assets.defs.resources import Stores, table_metadata
+from selfheal_assets.defs.resources import (
+    Context,
+    Stores,
+    StoresParam,
+    table_metadata,
+)
 from selfheal_assets.defs.retrain import challenger_of
 from selfheal_assets.stores import cases, decision_ledger
 
 GROUP = "decide"
-Context, StoresParam = dg.AssetExecutionContext, dg.ResourceParam[Stores]
 QUARANTINED = "quarantined"
 
 
@@ -25,7 +29,9 @@ def serving_trial(stores: Stores, version: int, trained: Bundle, rows: pl.DataFr
     try:
         served = stores.registry.fetch(version)
     except (OSError, ValueError, KeyError, LookupError) as error:
-        return gates.Servability(False, float("inf"), float("inf"), size_mb, f"{type(error).__name__}: {error}")
+        return gates.Servability(
+            False, float("inf"), float("inf"), size_mb, f"{type(error).__name__}: {error}"
+        )
     difference = float(np.max(np.abs(served.score(rows) - trained.score(rows)), initial=0.0))
     single = rows.head(1)
     started = time.perf_counter()
@@ -62,7 +68,9 @@ def gather(stores: Stores, version: int, challenger: Bundle, champion: int | Non
         label_coverage=rows.height / every.height if every.height else None,
         last_promotion=decision_ledger.last_promotion(stores.warehouse, window.as_of),
         servability=serving_trial(stores, version, challenger, rows.head(1000)),
-        approval_rates={s.name: evaluation.approval_rates(rows, flagged, s) for s in groups} if rows.height else None,
+        approval_rates={s.name: evaluation.approval_rates(rows, flagged, s) for s in groups}
+        if rows.height
+        else None,
         has_champion=champion is not None,
         ineligible=_ineligible(stores, version, champion),
     )

@@ -5,7 +5,7 @@ from datetime import datetime
 import dagster as dg
 
 from selfheal_assets.core.bundle import ReferenceWindow
-from selfheal_assets.defs.resources import Stores, as_of_of, table_metadata
+from selfheal_assets.defs.resources import Context, Stores, StoresParam, as_of_of, table_metadata
 from selfheal_assets.stores.applications import load_history
 from selfheal_assets.stores.cases import freeze_reference
 
@@ -13,7 +13,7 @@ GROUP = "reference"
 
 
 @dg.asset(group_name=GROUP, kinds={"duckdb", "parquet"})
-def applications(stores: dg.ResourceParam[Stores]) -> dg.MaterializeResult:
+def applications(stores: StoresParam) -> dg.MaterializeResult:
     """Cases from before go-live, validated row by row against the use case and loaded whole or not at all.
 
     A failure names column and row of the source file: mend the file or the bounds in the use case.
@@ -35,9 +35,7 @@ def configured_window(stores: Stores, as_of: datetime) -> ReferenceWindow:
 
 
 @dg.asset(group_name=GROUP, kinds={"duckdb"}, deps=[applications])
-def reference_data(
-    context: dg.AssetExecutionContext, stores: dg.ResourceParam[Stores]
-) -> dg.MaterializeResult:
+def reference_data(context: Context, stores: StoresParam) -> dg.MaterializeResult:
     """The frozen, fingerprinted cases the champion is judged against: held out from its training.
 
     Before the first champion this is the use case's reference period; each promoted version brings its own.

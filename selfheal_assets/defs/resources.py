@@ -86,7 +86,9 @@ class Stores:
     def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame) -> None:
         """Replace a chunk's rows of a monitoring table."""
         self.warehouse.replace(
-            table, frame.select(pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all()), {"chunk": chunk}
+            table,
+            frame.select(pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all()),
+            {"chunk": chunk},
         )
 
     def load_chunk(self, table: str, chunk: datetime) -> pl.DataFrame:
@@ -104,7 +106,14 @@ class Stores:
     def load_findings(self, chunk: datetime) -> list[Finding]:
         """What the chunk's checks found."""
         rows = self.load_chunk("findings", chunk)
-        return [Finding(**row | {"status": Status(row["status"])}) for row in rows.iter_rows(named=True)]
+        return [
+            Finding(row["check"], Status(row["status"]), row["reason"], row["statistic"], row["limit"])
+            for row in rows.iter_rows(named=True)
+        ]
+
+
+Context = dg.AssetExecutionContext
+StoresParam = dg.ResourceParam[Stores]
 
 
 def chunk_partitions(case: UseCase) -> dg.TimeWindowPartitionsDefinition:
@@ -171,13 +180,14 @@ def check_result(finding: Finding, chunk: Chunk, severity: dg.AssetCheckSeverity
 
 def table_metadata(frame: pl.DataFrame, rows: int = 50) -> dg.TableMetadataValue:
     """The first rows of a frame as a table in the UI."""
-    shown = frame.head(rows).with_columns(pl.col(pl.Float64).round(4), pl.selectors.temporal().cast(pl.String))
+    shown = frame.head(rows).with_columns(
+        pl.col(pl.Float64).round(4), pl.selectors.temporal().cast(pl.String)
+    )
     columns = [dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()]
     return dg.MetadataValue.table(
         records=[
-            dg.TableRecord({k: "" if v is None else v for k, v in row.items()}) for row in shown.iter_rows(named=True)
+            dg.TableRecord({k: "" if v is None else v for k, v in row.items()})
+            for row in shown.iter_rows(named=True)
         ],
         schema=dg.TableSchema(columns=columns),
     )
-
-

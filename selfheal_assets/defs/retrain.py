@@ -6,16 +6,20 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from selfheal_assets.core import evaluation, fingerprint, metrics, training
+from selfheal_assets.core import evaluation, metrics, training
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.training import TrainingPlan
-from selfheal_assets.defs.resources import Stores, as_of_of, table_metadata
+from selfheal_assets.defs.resources import (
+    as_of_of,
+    Context,
+    Stores,
+    StoresParam,
+    table_metadata,
+)
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.applications import load_history
-from selfheal_assets.stores.warehouse import one, replace_rows
 
 GROUP = "retrain"
-Context, StoresParam = dg.AssetExecutionContext, dg.ResourceParam[Stores]
 
 
 def _plan(stores: Stores, as_of) -> TrainingPlan:
@@ -26,37 +30,21 @@ def _plan(stores: Stores, as_of) -> TrainingPlan:
     )
 
 
-def freeze_training_set(stores: Stores, as_of) -> tuple[pl.DataFrame, TrainingPlan, str]:
-    """The training rows known at ``as_of``, kept in the warehouse; freezing the same rows changes nothing."""
-    load_history(stores.warehouse, stores.settings)
-    plan = _plan(stores, as_of)
-    rows = cases.matured_cases(stores.warehouse, stores.case, as_of, end=plan.evaluate_from)
-    rows = rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
-    if rows.is_empty():
-        raise training.NotEnoughData(
-            f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {as_of:%Y-%m-%d}"
-        )
-    name = fingerprint.of_frame(rows, ["entity_id"])
-    with stores.warehouse.write() as connection:
-        known = one(connection, "select fingerprint from sources where name = 'training_set'")
-        if not known or known[0] != name:
-            replace_rows(connection, "training_set", rows)
-            row = {"name": ["training_set"], "fingerprint": [name], "row_count": [rows.height]}
-            replace_rows(connection, "sources", pl.DataFrame(row), {"name": "training_set"})
-    return rows, plan, name
-
-
 @dg.asset(
     group_name=GROUP,
     kinds={"duckdb", "mlflow"},
     deps=["applications", "prediction_log", "labels"],
 )
-def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]) -> dg.MaterializeResult:
+def training_set(
+    context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
+) -> dg.MaterializeResult:
     """Matured, labelled cases from before the evaluation window, as they were known on the day of the run.
 
     No label recorded later can be among them. A failure says which labels are missing.
     """
-    rows, plan, name = freeze_training_set(stores, as_of_of(context, stores))
+    load_history(stores.warehouse, stores.settings)
+    plan = _plan(stores, as_of_of(context, stores))
+    rows, name = cases.freeze_training_set(stores.warehouse, stores.case, plan)
     positives = int(rows["label"].sum())
     mlflow_run.set_tags({"training_set": name, "as_of": plan.as_of.isoformat()})
     mlflow_run.log_metrics({"training_rows": rows.height, "training_positives": positives})
@@ -73,17 +61,20 @@ def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceP
 
 
 @dg.asset(group_name=GROUP, kinds={"xgboost", "mlflow"}, deps=[training_set])
-def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]) -> dg.MaterializeResult:
+def shadow_models(
+    context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
+) -> dg.MaterializeResult:
     """The challenger family: each candidate window is fitted, the best on the newest training months is
     registered in MLflow as the challenger.
 
     A failure says how many positives are missing.
     """
-    as_of = as_of_of(context, stores)
-    rows, plan, name = freeze_training_set(stores, as_of)
-    case = stores.case
+    load_history(stores.warehouse, stores.settings)
+    as_of, case = as_of_of(context, stores), stores.case
+    plan = _plan(stores, as_of)
+    rows, name = cases.frozen_training_set(stores.warehouse, case, plan)
     started = time.perf_counter()
-    family = training.candidates(plan, case.training, rows["event_time"].min())
+    family = training.candidates(plan, case.training, rows["event_time"][0])
     losses = {c.name: training.validation_loss(rows, c, plan, case.features, case.training) for c in family}
     chosen = min(family, key=lambda c: losses[c.name])
     bundle = training.fit_bundle(rows, chosen, plan, case.features, case.training, case.name, name)
@@ -94,7 +85,9 @@ def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.Resource
         {
             "candidate": [c.name for c in family],
             "trained_from": [c.fit_from for c in family],
-            "validation_log_loss": [None if losses[c.name] == float("inf") else losses[c.name] for c in family],
+            "validation_log_loss": [
+                None if losses[c.name] == float("inf") else losses[c.name] for c in family
+            ],
             "chosen": [c is chosen for c in family],
         }
     ).with_columns(as_of=pl.lit(as_of), version=pl.lit(version))
@@ -187,7 +180,8 @@ def _comparison_table(compared, as_of, champion: int | None, challenger: int) ->
         "positives": pl.Int64,
     }
     rows = [
-        (c.segment, c.metric, c.champion, c.challenger, c.lower, c.upper, c.rows, c.positives) for c in compared
+        (c.segment, c.metric, c.champion, c.challenger, c.lower, c.upper, c.rows, c.positives)
+        for c in compared
     ]
     return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
         as_of=pl.lit(as_of).cast(pl.Datetime("us")),

@@ -7,12 +7,14 @@ import dagster as dg
 from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.core.rollback import RollbackEvidence, in_probation, judge_promotion
 from selfheal_assets.defs.monitor import LABELLED
-from selfheal_assets.defs.promote import GROUP, QUARANTINED, Context, StoresParam, follow_ledger
-from selfheal_assets.defs.resources import Stores, chunk_of
+from selfheal_assets.defs.promote import GROUP, QUARANTINED, follow_ledger
+from selfheal_assets.defs.resources import Context, Stores, StoresParam, chunk_of
 from selfheal_assets.stores import cases, chunks, decision_ledger
 
 
-def _evidence(stores: Stores, since: datetime, as_of: datetime, champion: int, predecessor: int) -> RollbackEvidence:
+def _evidence(
+    stores: Stores, since: datetime, as_of: datetime, champion: int, predecessor: int
+) -> RollbackEvidence:
     rows = chunks.labelled_predictions(stores.warehouse, since, as_of)
     curve = cases.timing_curve(stores.warehouse, stores.case, as_of)
     return judge_promotion(
@@ -24,7 +26,9 @@ def _evidence(stores: Stores, since: datetime, as_of: datetime, champion: int, p
     )
 
 
-def roll_back(stores: Stores, as_of: datetime, champion: int, predecessor: int, evidence: RollbackEvidence) -> int:
+def roll_back(
+    stores: Stores, as_of: datetime, champion: int, predecessor: int, evidence: RollbackEvidence
+) -> int:
     """Record the rollback, quarantine the version, give the alias back; returns the decision's number."""
     decision = Decision(
         Action.roll_back,

@@ -72,8 +72,9 @@ def summary_lines(summary: dict[str, Any], report: Path, case: UseCase) -> list[
     """The comparison with the never-retrained model, in words."""
     period = summary["period"]
     return [
-        f"labels known: on the {case.monitoring.chunk}'s last day.  AUC est.: without labels, that day.  AUC real, exp., obs.:",
-        f"of the answers as they were given, with the labels that came up to {case.label.horizon_months} months later.",
+        f"labels known: on the {case.monitoring.chunk}'s last day.  AUC est.: without labels, that day.",
+        "AUC real, exp., obs.: of the answers as they were given, with the labels that came up to "
+        f"{case.label.horizon_months} months later.",
         "",
         f"{period}, the same cases:",
         "                              healed    never retrained",

@@ -20,8 +20,9 @@ def bars_markdown(frame: pl.DataFrame, name: str, value: str, limit: float) -> s
 
     rows = frame.drop_nulls(value).sort(value)
     values = rows[value].to_list()
-    figure = Figure(figsize=(7, 0.6 + 0.28 * len(values)), layout="constrained")
-    axes = figure.add_subplot()
+    height = 0.9 + 0.28 * len(values)
+    figure = Figure(figsize=(7, height), dpi=80)
+    axes = figure.add_axes((0.24, 0.5 / height, 0.74, 1 - 0.55 / height))
     colours = ["#b5400b" if v > limit else "#7d9cc0" for v in values]
     labels = [f"{n} ▲" if v > limit else n for n, v in zip(rows[name].to_list(), values, strict=True)]
     axes.barh(labels, values, color=colours)

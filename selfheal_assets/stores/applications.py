@@ -55,9 +55,11 @@ def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
             return HistoryLoad(int(known[1]), name, changed=False)
         go_live = datetime.combine(settings.case.go_live, datetime.min.time())
         history, _ = split_at_go_live(read_cases(settings.case, settings), go_live)
-        labels = history.labels.filter(pl.col("recorded_at") <= settings.wall_clock()).with_columns(
-            prediction_id=pl.lit(None, dtype=pl.String), source=pl.lit(HISTORY)
-        ).select("prediction_id", "entity_id", "label", "occurred_at", "recorded_at", "source")
+        labels = (
+            history.labels.filter(pl.col("recorded_at") <= settings.wall_clock())
+            .with_columns(prediction_id=pl.lit(None, dtype=pl.String), source=pl.lit(HISTORY))
+            .select("prediction_id", "entity_id", "label", "occurred_at", "recorded_at", "source")
+        )
         replace_rows(connection, "applications", history.frame)
         replace_rows(connection, "labels", labels, {"source": HISTORY})
         row = {"name": [HISTORY], "fingerprint": [name], "row_count": [history.frame.height]}
@@ -68,6 +70,8 @@ def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
 def _fingerprint(settings: Settings) -> str:
     """Of the source file's bytes and of how the use case reads them."""
     case = settings.case
-    reading = case.model_dump(mode="json", include={"source", "entity_id", "event_time", "go_live", "features", "label"})
+    reading = case.model_dump(
+        mode="json", include={"source", "entity_id", "event_time", "go_live", "features", "label"}
+    )
     path = source_path(case, settings)
     return fingerprint.of_bytes(path.read_bytes(), fingerprint.of_value(reading).encode())

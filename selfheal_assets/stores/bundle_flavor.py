@@ -25,9 +25,14 @@ class BundleModel:
 
     def predict(self, frame: Any, params: dict[str, Any] | None = None) -> Any:
         """Pandas frame with the features by name; returns ``probability`` (f64) and ``prediction`` (0/1)."""
-        columns = {f.name: pl.Series(frame[f.name].tolist(), dtype=polars_type(f)) for f in self.bundle.features}
+        columns = {
+            f.name: pl.Series(frame[f.name].tolist(), dtype=polars_type(f)) for f in self.bundle.features
+        }
         probability = self.bundle.score(pl.DataFrame(columns))
-        scored = {"probability": probability, "prediction": (probability >= self.bundle.threshold).astype(int)}
+        scored = {
+            "probability": probability,
+            "prediction": (probability >= self.bundle.threshold).astype(int),
+        }
         return pl.DataFrame(scored).to_pandas()
 
 

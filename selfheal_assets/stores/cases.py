@@ -8,13 +8,18 @@ import polars as pl
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import ReferenceWindow
 from selfheal_assets.core.maturity import TimingCurve, fit_timing_curve
+from selfheal_assets.core.training import NotEnoughData, TrainingPlan
 from selfheal_assets.stores.tables import feature_list
 from selfheal_assets.stores.warehouse import Warehouse, one, replace_rows
 from selfheal_assets.use_case import UseCase
 
 
 def matured_cases(
-    warehouse: Warehouse, case: UseCase, as_of: datetime, start: datetime | None = None, end: datetime | None = None
+    warehouse: Warehouse,
+    case: UseCase,
+    as_of: datetime,
+    start: datetime | None = None,
+    end: datetime | None = None,
 ) -> pl.DataFrame:
     """Cases past the horizon at ``as_of`` with event times in [start, end), ordered by time and id.
 
@@ -40,6 +45,9 @@ def timing_curve(warehouse: Warehouse, case: UseCase, as_of: datetime) -> Timing
         [as_of],
     )
     return fit_timing_curve(matured, case.label)
+
+
+TRAINING_SET = "training_set"
 
 
 @dataclass(frozen=True)
@@ -73,3 +81,50 @@ def freeze_reference(warehouse: Warehouse, case: UseCase, window: ReferenceWindo
             rows = frame.select(pl.lit(name).alias("reference_fingerprint"), *columns)
             replace_rows(connection, "reference_data", rows, {"reference_fingerprint": name})
     return Reference(frame, name, changed)
+
+
+def freeze_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan) -> tuple[pl.DataFrame, str]:
+    """The training rows known at the plan's ``as_of``, and their fingerprint.
+
+    They are kept in the table ``training_set``; freezing the same rows again changes nothing.
+
+    Raises:
+        NotEnoughData: no labelled case is mature.
+    """
+    rows = matured_cases(warehouse, case, plan.as_of, end=plan.evaluate_from)
+    rows = rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
+    if rows.is_empty():
+        raise NotEnoughData(
+            f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {plan.as_of:%Y-%m-%d}"
+        )
+    name = fingerprint.of_frame(rows, ["entity_id"])
+    kept = {
+        "name": [TRAINING_SET],
+        "fingerprint": [name],
+        "row_count": [rows.height],
+        "scope": [_scope(plan)],
+    }
+    with warehouse.write() as connection:
+        known = one(connection, "select fingerprint from sources where name = ?", [TRAINING_SET])
+        if not known or known[0] != name:
+            replace_rows(connection, TRAINING_SET, rows)
+        replace_rows(connection, "sources", pl.DataFrame(kept), {"name": TRAINING_SET})
+    return rows, name
+
+
+def frozen_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan) -> tuple[pl.DataFrame, str]:
+    """The frozen rows, if they were frozen for this plan; else they are frozen now."""
+    with warehouse.read() as connection:
+        known = one(
+            connection,
+            "select fingerprint from sources where name = ? and scope = ?",
+            [TRAINING_SET, _scope(plan)],
+        )
+    if not known:
+        return freeze_training_set(warehouse, case, plan)
+    return warehouse.query(f"select * from {TRAINING_SET} order by event_time, entity_id"), known[0]
+
+
+def _scope(plan: TrainingPlan) -> str:
+    """What a training set was frozen for: its day and the end of its window."""
+    return f"{plan.as_of.isoformat()} until {plan.evaluate_from.isoformat()}"

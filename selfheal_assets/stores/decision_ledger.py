@@ -51,7 +51,8 @@ def latest(warehouse: Warehouse) -> dict[str, Any] | None:
 def last_promotion(warehouse: Warehouse, before: datetime) -> datetime | None:
     """When a challenger was last promoted, as of the decision's own time; ``None`` if never."""
     found = warehouse.query(
-        "select max(as_of) as at from decisions where action = ? and as_of <= ?", [Action.promote.value, before]
+        "select max(as_of) as at from decisions where action = ? and as_of <= ?",
+        [Action.promote.value, before],
     )
     return found["at"][0]
 

@@ -66,7 +66,8 @@ def conform(raw: pl.DataFrame, source: str, received_at: datetime) -> tuple[pl.D
         The valid rows, and the rejected ones as they were with a ``reason`` column.
     """
     given = raw.select(
-        (pl.col(name) if name in raw.columns else pl.lit(None)).cast(pl.String).alias(name) for name in COLUMNS
+        (pl.col(name) if name in raw.columns else pl.lit(None)).cast(pl.String).alias(name)
+        for name in COLUMNS
     ).with_row_index("row_id")
     parsed = given.select(
         "row_id",
@@ -74,7 +75,10 @@ def conform(raw: pl.DataFrame, source: str, received_at: datetime) -> tuple[pl.D
         "entity_id",
         pl.col("label").cast(pl.Float64, strict=False),
         *(
-            pl.col(name).str.strip_chars().str.to_datetime(time_unit="us", strict=False, ambiguous="null").alias(name)
+            pl.col(name)
+            .str.strip_chars()
+            .str.to_datetime(time_unit="us", strict=False, ambiguous="null")
+            .alias(name)
             for name in ("occurred_at", "recorded_at")
         ),
         pl.col("source").fill_null(source),
@@ -109,8 +113,11 @@ def append(warehouse: Warehouse, labels: pl.DataFrame) -> int:
     with warehouse.write() as connection:
         connection.register("incoming", labels.to_arrow())
         same = " and ".join(f"l.{c} is not distinct from i.{c}" for c in COLUMNS)
-        inserted = one(connection, f"""insert into labels ({keys}) select distinct {keys} from incoming i
-                where not exists (select 1 from labels l where {same})""")
+        inserted = one(
+            connection,
+            f"""insert into labels ({keys}) select distinct {keys} from incoming i
+                where not exists (select 1 from labels l where {same})""",
+        )
         connection.unregister("incoming")
     return int(inserted[0]) if inserted else 0
 

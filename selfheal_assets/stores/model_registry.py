@@ -101,8 +101,10 @@ class ModelRegistry:
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
 
-        inputs = [ColSpec(_PYFUNC_TYPE[f.type], f.name, required=not f.nullable) for f in bundle.features]
-        outputs = [ColSpec("double", "probability"), ColSpec("long", "prediction")]
+        inputs: list[Any] = [
+            ColSpec(_PYFUNC_TYPE[f.type], f.name, required=not f.nullable) for f in bundle.features
+        ]
+        outputs: list[Any] = [ColSpec("double", "probability"), ColSpec("long", "prediction")]
         with tempfile.TemporaryDirectory() as scratch:
             data = Path(scratch) / _FILES
             data.mkdir()

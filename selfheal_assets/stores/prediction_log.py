@@ -159,7 +159,9 @@ def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
 def _batch_frame(batch: dict[str, Any], case: UseCase, segment: str) -> pl.DataFrame:
     rows = len(batch["entity_id"])
     given = batch["features"]
-    features = {f.name: pl.Series(given.get(f.name, [None] * rows), dtype=polars_type(f)) for f in case.features}
+    features = {
+        f.name: pl.Series(given.get(f.name, [None] * rows), dtype=polars_type(f)) for f in case.features
+    }
     return pl.DataFrame(
         {
             "prediction_id": [f"{batch['batch']}-{i}" for i in range(rows)],
@@ -171,7 +173,9 @@ def _batch_frame(batch: dict[str, Any], case: UseCase, segment: str) -> pl.DataF
             "role": [batch["role"]] * rows,
             **features,
             "probability": pl.Series(batch["probability"], dtype=pl.Float64),
-            "prediction": pl.Series([int(p >= batch["threshold"]) for p in batch["probability"]], dtype=pl.Int8),
+            "prediction": pl.Series(
+                [int(p >= batch["threshold"]) for p in batch["probability"]], dtype=pl.Int8
+            ),
             "threshold": pl.Series([batch["threshold"]] * rows, dtype=pl.Float64),
             "segment_file": [segment] * rows,
         }
@@ -226,7 +230,10 @@ def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, frame: pl.
         "prediction_id, entity_id, predicted_at, event_time, model_version, model_fingerprint, role, "
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"
     )
-    inserted = one(connection, f"""insert into prediction_log ({columns}) select {columns} from incoming
-            where not exists (select 1 from prediction_log p where p.prediction_id = incoming.prediction_id)""")
+    inserted = one(
+        connection,
+        f"""insert into prediction_log ({columns}) select {columns} from incoming
+            where not exists (select 1 from prediction_log p where p.prediction_id = incoming.prediction_id)""",
+    )
     connection.unregister("incoming")
     return int(inserted[0]) if inserted else 0

@@ -46,7 +46,8 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
         """create table if not exists clock (
             as_of timestamp not null, chunk varchar not null, horizon_months integer not null,
             implicit_negatives boolean not null)""",
-        "create table if not exists sources (name varchar primary key, fingerprint varchar not null, row_count bigint not null)",
+        """create table if not exists sources (
+            name varchar primary key, fingerprint varchar not null, row_count bigint not null, scope varchar)""",
         f"""create table if not exists reference_data (
             reference_fingerprint varchar not null, entity_id varchar not null, event_time timestamp not null,
             {features}, label tinyint not null)""",
@@ -63,15 +64,16 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
 # What was known just before t, one row per case: the newest record wins, a correction is a newer record.
 # A label that names a prediction belongs to that prediction's case; it waits unmatched until the log has it.
 _LABELS_AS_OF = """create or replace macro labels_as_of(t) as table
-    select entity_id, label, occurred_at, recorded_at, source
-    from (
-        select coalesce(l.entity_id, p.entity_id) as entity_id, l.label, l.occurred_at, l.recorded_at, l.source,
-            row_number() over (
-                partition by coalesce(l.entity_id, p.entity_id)
-                order by l.recorded_at desc, l.occurred_at desc, l.label desc) as recency
-        from labels l left join prediction_log p on l.prediction_id = p.prediction_id
-        where l.recorded_at < t)
-    where recency = 1 and entity_id is not null"""
+    with known as (
+        select entity_id, label, occurred_at, recorded_at, source
+        from labels where entity_id is not null and recorded_at < t
+        union all
+        select p.entity_id, l.label, l.occurred_at, l.recorded_at, l.source
+        from labels l join prediction_log p on l.prediction_id = p.prediction_id
+        where l.entity_id is null and l.recorded_at < t)
+    select * from known
+    qualify row_number() over (
+        partition by entity_id order by recorded_at desc, occurred_at desc, label desc) = 1"""
 
 
 def _labelled_cases(case: UseCase) -> str:

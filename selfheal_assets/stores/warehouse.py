@@ -157,12 +157,19 @@ def one(connection: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] |
 
 def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether the table or view exists."""
-    found = one(connection, "select count(*) from information_schema.tables where table_schema = 'main' and table_name = ?", [table])
+    found = one(
+        connection,
+        "select count(*) from information_schema.tables where table_schema = 'main' and table_name = ?",
+        [table],
+    )
     return bool(found and found[0])
 
 
 def replace_rows(
-    connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame, where: dict[str, Any] | None = None
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    frame: pl.DataFrame,
+    where: dict[str, Any] | None = None,
 ) -> None:
     """Delete what matches ``where``, insert ``frame``: within the caller's transaction."""
     connection.register("incoming", frame.to_arrow())

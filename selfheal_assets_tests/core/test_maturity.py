@@ -116,7 +116,12 @@ def test_cohort_evidence_is_unbiased_where_the_probabilities_are_right():
     positive = (rng.uniform(size=size) < p) & (delay <= age)
     curve = TimingCurve(np.linspace(0, 365, 2001), 365.0)
     frame = pl.DataFrame(
-        {"cohort": [OPENED] * size, "age_days": age, "probability": p, "positive_so_far": positive.astype(int)}
+        {
+            "cohort": [OPENED] * size,
+            "age_days": age,
+            "probability": p,
+            "positive_so_far": positive.astype(int),
+        }
     )
     row = cohort_evidence(frame, curve).row(0, named=True)
     assert abs(row["observed"] - row["expected"]) < 3 * math.sqrt(row["variance"])
@@ -194,7 +199,10 @@ def test_the_bound_needs_the_timing_curve():
         for naive in doubted:
             ratios = [
                 log_likelihood_ratio(
-                    p, 0.6 * p, (bad & (delay <= age)).astype(int), np.full(CASES, 1.0 if naive else age / 365)
+                    p,
+                    0.6 * p,
+                    (bad & (delay <= age)).astype(int),
+                    np.full(CASES, 1.0 if naive else age / 365),
                 )
                 for age in (60, 120, 180, 240, 300, 365)
             ]

@@ -44,7 +44,9 @@ def test_f1_by_hand():
 
 
 def test_expected_over_observed_by_hand():
-    assert metrics.expected_over_observed(np.array([1, 0, 0]), np.array([0.5, 0.5, 0.2])) == pytest.approx(1.2)
+    assert metrics.expected_over_observed(np.array([1, 0, 0]), np.array([0.5, 0.5, 0.2])) == pytest.approx(
+        1.2
+    )
 
 
 def test_delong_by_hand():

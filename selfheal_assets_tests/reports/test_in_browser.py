@@ -12,10 +12,15 @@ from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 
 CHROMIUM = shutil.which("chromium")
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 pytestmark = [
     pytest.mark.e2e,
@@ -39,7 +44,9 @@ def opened(browser: Any, path: Path, scheme: str) -> tuple[Any, list[str]]:
     page.on("pageerror", lambda error: trouble.append(str(error)))
     page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else trouble.append(r.url))
     page.goto(path.as_uri())
-    page.wait_for_function("[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))")
+    page.wait_for_function(
+        "[...document.querySelectorAll('[data-figure]')].every(f => f.querySelector('svg'))"
+    )
     return page, trouble
 
 

@@ -110,10 +110,8 @@ class UseCase(Spec):
 
 
 def _find(name_or_path: str) -> Path:
-    if name_or_path.endswith((".yaml", ".yml")):
-        path = Path(name_or_path)
-    else:
-        path = SHIPPED / f"{name_or_path}.yaml"
+    is_path = name_or_path.endswith((".yaml", ".yml"))
+    path = Path(name_or_path) if is_path else SHIPPED / f"{name_or_path}.yaml"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.yaml")))
         raise UseCaseError(

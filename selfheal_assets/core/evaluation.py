@@ -124,12 +124,12 @@ def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]
     # First: it refuses the rows that no resampling can answer for.
     auc = compare_roc_auc(rows, policy, seed)
     squared = (rows.challenger - rows.label) ** 2 - (rows.champion - rows.label) ** 2
-    brier = _bounds(bootstrap_mean(squared, policy.resamples, seed), policy.confidence)
+    lower, upper = _bounds(bootstrap_mean(squared, policy.resamples, seed), policy.confidence)
     before, after = (metrics.brier_score(rows.label, p) for p in (rows.champion, rows.challenger))
     return [
         compare_f1(rows, policy, seed),
         auc,
-        Comparison("brier", *brier_values, *brier, auc.rows, auc.positives),
+        Comparison("brier", before, after, lower, upper, auc.rows, auc.positives),
     ]
 
 

@@ -112,8 +112,7 @@ def build_jobs() -> list:
         dg.define_asset_job(
             RETRAIN_JOB,
             selection=dg.AssetSelection.assets(*RETRAIN_ASSETS),
-            description="Train challengers on what is known, compare, decide, and move the champion if all gates pass.",
-            tags={"dagster/concurrency_key": RETRAIN_JOB},
+            description="Train challengers on what is known, compare, decide; move the champion if all gates pass.",
         ),
     ]
 

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from selfheal_assets.core import schemas
-from selfheal_assets.defs.resources import Context, Stores, StoresParam, chunk_of
+from selfheal_assets.defs.resources import Context, StoresParam, chunk_of
 from selfheal_assets.stores import label_ledger, prediction_log
 
 GROUP = "ingest"

@@ -13,12 +13,12 @@ from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.defs.resources import (
     ChampionProfile,
-    check_result,
     Chunk,
-    chunk_of,
     Context,
     Stores,
     StoresParam,
+    check_result,
+    chunk_of,
     table_metadata,
 )
 from selfheal_assets.stores import cases, chunks

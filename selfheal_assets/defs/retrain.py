@@ -10,10 +10,10 @@ from selfheal_assets.core import evaluation, metrics, training
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.training import TrainingPlan
 from selfheal_assets.defs.resources import (
-    as_of_of,
     Context,
     Stores,
     StoresParam,
+    as_of_of,
     table_metadata,
 )
 from selfheal_assets.stores import cases

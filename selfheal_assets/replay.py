@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from selfheal_assets.core import metrics
+from selfheal_assets.core import hindsight
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
-from selfheal_assets.core.spec import ChunkPeriod, Period
+from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, next_retraining
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
@@ -182,31 +181,17 @@ class Replay:
             label_ledger.drop(self.settings.label_landing, known)
             label_ledger.ingest(self.stores.warehouse, self.settings.label_landing)
 
-    def outcomes(self) -> pl.DataFrame:
+    def outcomes(self, scored: pl.DataFrame) -> pl.DataFrame:
         """One row per replayed chunk, with what the labels said in the end, for both models.
 
         Adds to :class:`ChunkOutcome`: ``realized_auc``, ``never_retrained_auc``, ``expected``, ``observed``,
         ``never_retrained_expected`` (counts).
         """
-        scored = self.scored()
-        rows = []
-        for (chunk,), part in scored.group_by("chunk", maintain_order=True):
-            label = part["label"].to_numpy()
-            rows.append(
-                {
-                    "chunk": chunk,
-                    "realized_auc": _auc(label, part["probability"].to_numpy()),
-                    "never_retrained_auc": _auc(label, part["first"].to_numpy()),
-                    "expected": float(part["probability"].sum()),
-                    "observed": float(label.sum()),
-                    "never_retrained_expected": float(part["first"].sum()),
-                }
-            )
         health = self.stores.warehouse.query(
             "select * exclude (realized_auc, reason) from health_report order by chunk"
         )
         return health.join(self._decisions(), on="chunk", how="left").join(
-            pl.DataFrame(rows), on="chunk", how="left"
+            hindsight.by_chunk(scored), on="chunk", how="left"
         )
 
     def _decisions(self) -> pl.DataFrame:
@@ -231,7 +216,7 @@ class Replay:
         first = self.stores.registry.load(1)
         log = log.with_columns(first=pl.Series(first.score(log)))
         labels = self.stores.warehouse.query(
-            "select entity_id, label from labels_as_of(timestamp '9999-01-01')"
+            "select entity_id, label from labelled_cases(timestamp '9999-01-01') where label is not null"
         )
         every = {s: chunk_end(s, self.period) for s in self.chunks()}
         starts = pl.DataFrame({"chunk": list(every)}).sort("chunk")
@@ -250,44 +235,6 @@ def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     return f"{event.step_key or 'run'}: {error.message.strip() if error else event.message}"
 
 
-def _auc(label: np.ndarray, probability: np.ndarray) -> float | None:
-    try:
-        return metrics.roc_auc(label, probability)
-    except metrics.UndefinedMetric:
-        return None
-
-
-def summarize(
-    scored: pl.DataFrame, ledger: pl.DataFrame, compared: Period | None, seconds: float
-) -> dict[str, Any]:
-    """The replay in figures: both models on the same rows of the compared period, or of all that was replayed.
-
-    Args:
-        scored: as :meth:`Replay.scored` returns it.
-        ledger: the decisions.
-        compared: the use case's period of comparison.
-        seconds: wall time of the replay.
-    """
-    rows, period = scored, "all chunks"
-    if compared and scored["event_time"].max().date() >= compared.start:  # type: ignore[union-attr]
-        time = pl.col("event_time").dt.date()
-        rows = scored.filter((time >= compared.start) & (time < compared.end))
-        period = f"{compared.start} to {compared.end}"
-    label = rows["label"].to_numpy()
-    healed, never = rows["probability"].to_numpy(), rows["first"].to_numpy()
-    actions = ledger.filter(pl.col("champion").is_not_null())["action"].to_list()
-    return {
-        "auc_healed": round(metrics.roc_auc(label, healed), 4),
-        "auc_never_retrained": round(metrics.roc_auc(label, never), 4),
-        "expected_over_observed_healed": round(metrics.expected_over_observed(label, healed), 4),
-        "expected_over_observed_never_retrained": round(metrics.expected_over_observed(label, never), 4),
-        "promotions": actions.count("PROMOTE"),
-        "refusals": actions.count("REJECT") + actions.count("INCONCLUSIVE"),
-        "seconds": round(seconds, 1),
-        "period": period,
-    }
-
-
 @dataclass(frozen=True)
 class ReplayResult:
     """What a replay came to: one row per chunk, the summary, the report's path."""
@@ -300,8 +247,10 @@ class ReplayResult:
 def finish(replay: Replay, seconds: float) -> ReplayResult:
     """Judge the whole replay with the labels that are known in the end; publish it and write its report."""
     ledger = decision_ledger.history(replay.stores.warehouse)
-    chunks = replay.outcomes()
-    summary = summarize(replay.scored(), ledger, replay.case.compared, seconds)
+    scored = replay.scored()
+    chunks = replay.outcomes(scored)
+    actions = ledger.filter(pl.col("champion").is_not_null())["action"].to_list()
+    summary = hindsight.summarize(scored, actions, replay.case.compared) | {"seconds": round(seconds, 1)}
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
     write_atomically(

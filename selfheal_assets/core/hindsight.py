@@ -1,0 +1,69 @@
+"""Hindsight: how a replayed history went, once all its labels are known, beside a model that never learned again.
+
+``scored`` in all functions: one row per case with ``chunk`` and ``event_time`` (Datetime), ``label`` (0/1),
+``probability`` (as it was answered) and ``first`` (the first model's), both f64.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core import metrics
+from selfheal_assets.core.decision import Action
+from selfheal_assets.core.spec import Period
+
+
+def _auc(label: np.ndarray, probability: np.ndarray) -> float | None:
+    try:
+        return metrics.roc_auc(label, probability)
+    except metrics.UndefinedMetric:
+        return None
+
+
+def by_chunk(scored: pl.DataFrame) -> pl.DataFrame:
+    """Both models chunk by chunk.
+
+    Returns:
+        ``chunk``, ``realized_auc``, ``never_retrained_auc`` (null where a chunk has one class only), ``expected``,
+        ``observed``, ``never_retrained_expected`` (counts of positives).
+    """
+    rows = []
+    for (chunk,), part in scored.group_by("chunk", maintain_order=True):
+        label, answered, first = (part[c].to_numpy() for c in ("label", "probability", "first"))
+        rows.append(
+            (chunk, _auc(label, answered), _auc(label, first), answered.sum(), label.sum(), first.sum())
+        )
+    numbers = ["realized_auc", "never_retrained_auc", "expected", "observed", "never_retrained_expected"]
+    schema = {"chunk": pl.Datetime("us")} | dict.fromkeys(numbers, pl.Float64)
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def summarize(scored: pl.DataFrame, actions: list[str], compared: Period | None) -> dict[str, Any]:
+    """Both models in figures, on the same rows of the compared period, or of all, if it was not reached.
+
+    Args:
+        scored: see the module.
+        actions: of the decisions taken with a champion in place.
+        compared: the use case's period of comparison.
+
+    Raises:
+        metrics.UndefinedMetric: the rows hold one class only.
+    """
+    rows, period = scored, "all chunks"
+    time = pl.col("event_time").dt.date()
+    if compared and not scored.filter(time >= compared.start).is_empty():
+        rows = scored.filter((time >= compared.start) & (time < compared.end))
+        period = f"{compared.start} to {compared.end}"
+    label = rows["label"].to_numpy()
+    summary: dict[str, Any] = {}
+    for name, column in (("healed", "probability"), ("never_retrained", "first")):
+        p = rows[column].to_numpy()
+        summary[f"auc_{name}"] = round(metrics.roc_auc(label, p), 4)
+        summary[f"expected_over_observed_{name}"] = round(metrics.expected_over_observed(label, p), 4)
+    refused = actions.count(Action.reject.value) + actions.count(Action.inconclusive.value)
+    return summary | {
+        "promotions": actions.count(Action.promote.value),
+        "refusals": refused,
+        "period": period,
+    }

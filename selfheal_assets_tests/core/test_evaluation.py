@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 from pydantic import ValidationError
+from scipy.stats import norm
 from sklearn import metrics as sk
 
 from selfheal_assets.core import metrics
@@ -108,6 +109,24 @@ def test_bounds_enclose_the_difference_and_widen_with_confidence(seed):
 
 def replace_confidence(confidence: float) -> GatePolicy:
     return POLICY.model_copy(update={"confidence": confidence})
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_each_bound_is_one_sided(confidence):
+    """A gate reads one bound: it errs with 1 - confidence, not with half of that."""
+    rows = scored(4000, 16)
+    policy = GatePolicy(resamples=4000, confidence=confidence)
+    found = {c.metric: c for c in compare(rows, policy, 0)}
+    squared = (rows.challenger - rows.label) ** 2 - (rows.champion - rows.label) ** 2
+    auc = metrics.roc_auc_difference(rows.label, rows.champion, rows.challenger, 0.95)
+    errors = {
+        "f1": bootstrap_f1_difference(rows, 4000, 1).std(),
+        "brier": squared.std() / np.sqrt(4000),
+        "roc_auc": (auc.upper - auc.lower) / 2 / norm.ppf(0.975),
+    }
+    for metric, error in errors.items():
+        width = found[metric].upper - found[metric].lower
+        assert width / 2 / error == pytest.approx(norm.ppf(confidence), rel=0.05), metric
 
 
 def test_swapping_the_models_turns_the_bounds_round():

@@ -121,7 +121,7 @@ def test_paired_delong_interval_covers_a_difference_of_correlated_models():
     ],
 )
 def test_ranking_metrics_of_one_class_are_undefined(metric, label):
-    with pytest.raises(UndefinedMetric, match="needs both classes: [05] positives among 5 labelled rows"):
+    with pytest.raises(UndefinedMetric, match=r"needs both classes: [05] positives among 5 labelled rows"):
         metric(label, np.linspace(0, 1, 5))
 
 

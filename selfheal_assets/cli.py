@@ -79,16 +79,15 @@ def _replay(settings: Settings, until: datetime | None) -> None:
     import logging
     import warnings
 
-    import dagster as dg
-
     warnings.simplefilter("ignore")
     logging.getLogger("dagster").setLevel(logging.ERROR)
     from selfheal_assets import replay as replaying
+    from selfheal_assets.defs.home import replay_instance
     from selfheal_assets.reports.console import chunk_line, chunk_table, header_line, summary_lines
 
     started = time.perf_counter()
     with ExitStack() as stack, told_plainly(replaying.ReplayFailed):
-        instance = stack.enter_context(dg.DagsterInstance.get())
+        instance = stack.enter_context(replay_instance(settings.dagster_home))
         run = replaying.Replay(settings, instance)
         stack.enter_context(run.stores.warehouse.kept_open())
         left = [c for c in run.chunks(until) if c not in run.finished()]

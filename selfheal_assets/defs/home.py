@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import dagster as dg
+from dagster._core.instance import InstanceRef
+
 INSTANCE = """\
 # Written by selfheal when this folder was made; change it as you like, it is not written again.
 telemetry:
@@ -28,6 +31,20 @@ run_retries:
   enabled: true
   max_retries: 1
 """
+
+
+# A replay's runs print nothing worth keeping, and capturing it starts four processes a run.
+REPLAY_OVERRIDES = {
+    "compute_logs": {
+        "module": "dagster.core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
+}
+
+
+def replay_instance(folder: Path) -> dg.DagsterInstance:
+    """The instance whose home is ``folder``, for a process that runs many jobs by itself."""
+    return dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(folder), overrides=REPLAY_OVERRIDES))
 
 
 def prepare_dagster_home(folder: Path) -> Path:

@@ -19,16 +19,19 @@ from selfheal_assets.core import hindsight
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
-from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, next_retraining
+from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, next_retraining
+from selfheal_assets.defs.promote import follow_ledger
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import decision_ledger, label_ledger
+from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log
 from selfheal_assets.stores.applications import split_at_go_live
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import read_cases
+
+REPLAY_TAG = "selfheal/replay"
 
 
 class ReplayFailed(RuntimeError):
@@ -95,6 +98,7 @@ class Replay:
 
     def run(self, until: datetime | None = None) -> Iterator[tuple[int, int, ChunkOutcome]]:
         """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
+        self._take_over()
         done, starts = self.finished(), self.chunks(until)
         if self.stores.registry.champion() is None:
             self._retrain(starts[0], {})
@@ -103,20 +107,31 @@ class Replay:
                 raise ReplayFailed(
                     f"no first champion: {last['reason'] if last else 'no decision was recorded'}"
                 )
+        if done:
+            self._heal(chunk_end(max(done), self.period))
         for number, start in enumerate(starts, 1):
             if start not in done:
                 yield number, len(starts), self._live_through(start)
+
+    def _take_over(self) -> None:
+        """Settle the runs of a replay that was killed: what was decided is followed, what was not is due again."""
+        left = self.instance.get_runs(dg.RunsFilter(tags={REPLAY_TAG: self.case.name}, statuses=RUNNING))
+        if not left:
+            return
+        decided = {at.isoformat() for at in decision_ledger.history(self.stores.warehouse)["as_of"]}
+        for run in left:
+            if run.job_name == RETRAIN_JOB and run.tags[AS_OF_TAG] not in decided:
+                self.instance.delete_run(run.run_id)
+            else:
+                self.instance.report_run_failed(run, "its replay was killed")
+        follow_ledger(self.stores)
 
     def _live_through(self, start: datetime) -> ChunkOutcome:
         end = chunk_end(start, self.period)
         self._serve(start, end)
         self._land_labels(start, end)
         self._job(MONITOR_JOB, partition_key=f"{start:%Y-%m-%d}", tags={})
-        due = next_retraining(self.instance, self.case)
-        decision: dict[str, Any] | None = None
-        if not isinstance(due, str):
-            self._retrain(end, due.tags)
-            decision = decision_ledger.latest(self.stores.warehouse)
+        decision = self._heal(end)
         row = self.stores.load_chunk("health_report", start).row(0, named=True)
         return ChunkOutcome(
             start,
@@ -132,6 +147,14 @@ class Replay:
             self.stores.registry.champion(),
         )
 
+    def _heal(self, as_of: datetime) -> dict[str, Any] | None:
+        """Start the retraining that is due; returns its decision, or ``None`` where none is due."""
+        due = next_retraining(self.instance, self.case)
+        if isinstance(due, str):
+            return None
+        self._retrain(as_of, due.tags)
+        return decision_ledger.latest(self.stores.warehouse)
+
     def _serve(self, start: datetime, end: datetime) -> None:
         """Score the chunk's cases with the champion, through the service's own code path.
 
@@ -141,6 +164,8 @@ class Replay:
         if self.service.problem:
             raise ReplayFailed(self.service.problem)
         cases = self.traffic.frame.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
+        # What was logged just before the replay was killed is not in the warehouse yet.
+        prediction_log.ingest(self.stores.warehouse, self.case, self.settings.prediction_log)
         answered = self.stores.warehouse.query(
             "select entity_id from prediction_log where event_time >= ? and event_time < ?", [start, end]
         )
@@ -164,7 +189,7 @@ class Replay:
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             instance=self.instance,
             partition_key=partition_key,
-            tags=tags,
+            tags=tags | {REPLAY_TAG: self.case.name},
             raise_on_error=False,
         )
         if not result.success:

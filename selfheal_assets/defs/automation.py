@@ -28,7 +28,7 @@ RETRAIN_ASSETS = [
     "promotion_decision",
     "production_model",
 ]
-_RUNNING = [
+RUNNING = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -91,7 +91,7 @@ def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining |
         if end_now - end_last < timedelta(days=case.policy.retraining_cooldown_days):
             days = case.policy.retraining_cooldown_days
             return f"cooldown: {window} follows the retraining for {last} within {days} days"
-    if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=_RUNNING), limit=1):
+    if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=RUNNING), limit=1):
         return f"a retraining is running; {window} waits for it"
     return Retraining(window, tuple(failing[window]))
 

@@ -1,6 +1,7 @@
 """Decide: gates over the evidence, one recorded decision, and the alias that follows the ledger."""
 
 import time
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -103,6 +104,14 @@ def decision_of(
     return Decision(action, inputs.as_of, reason, champion, version, evidence, prints), results
 
 
+def _repeats(decision: Decision, last: dict[str, Any]) -> bool:
+    """Whether the last decision was over the same evidence, or is the one that made this challenger champion."""
+    known, ours = last["payload"]["fingerprints"], decision.fingerprints
+    if last["action"] == Action.promote.value and decision.challenger == decision.champion:
+        return known | {"champion": ""} == ours | {"champion": ""}
+    return known == ours
+
+
 @dg.asset(group_name=GROUP, kinds={"duckdb"}, deps=["shadow_evaluation"])
 def promotion_decision(context: Context, stores: StoresParam) -> dg.MaterializeResult:
     """Every gate's answer and what follows from it: PROMOTE, REJECT or INCONCLUSIVE, recorded with evidence.
@@ -113,15 +122,19 @@ def promotion_decision(context: Context, stores: StoresParam) -> dg.MaterializeR
     champion = stores.registry.champion()
     decision, results = decision_of(stores, version, challenger, champion, stores.case.policy.gates)
     last = decision_ledger.latest(stores.warehouse)
-    repeated = bool(last) and last["payload"]["fingerprints"] == decision.fingerprints
-    number = last["id"] if last and repeated else decision_ledger.record(stores.warehouse, decision)
+    repeated = last is not None and _repeats(decision, last)
+    if last and repeated:
+        number, action, reason = last["id"], last["action"], last["reason"]
+    else:
+        number = decision_ledger.record(stores.warehouse, decision)
+        action, reason = decision.action.value, decision.reason
     shown = pl.DataFrame([{"gate": r.gate, "verdict": r.verdict.value, "reason": r.reason} for r in results])
-    context.log.info(f"decision {number}: {decision.action.value}: {decision.reason}")
+    context.log.info(f"decision {number}: {action}: {reason}")
     return dg.MaterializeResult(
         metadata={
             "decision": number,
-            "action": decision.action.value,
-            "reason": decision.reason,
+            "action": action,
+            "reason": reason,
             "challenger": version,
             "champion": champion or "none yet",
             "unchanged": repeated,

@@ -1,0 +1,122 @@
+"""One toy history, lived through by the command itself: killed twice, gone on with, and asked for once more."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pytest
+
+from selfheal_assets.settings import Settings
+from selfheal_assets_tests import toy
+
+COMMAND = [sys.executable, "-c", "from selfheal_assets.cli import main; main()"]
+
+
+def environment(**values: str) -> dict[str, str]:
+    """The process's environment without what would redirect selfheal, with these values."""
+    ours = ("SELFHEAL_", "MLFLOW_", "DAGSTER_HOME", "MONITORING_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    path = os.pathsep.join(filter(None, [str(toy.PROJECT), kept.get("PYTHONPATH")]))
+    return kept | {"PYTHONPATH": path, "SELFHEAL_PROJECT": str(toy.PROJECT), "COLUMNS": "200"} | values
+
+
+def selfheal(*arguments: str, **values: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment(**values), capture_output=True, text=True, timeout=240
+    )
+
+
+@dataclass(frozen=True)
+class State:
+    """What a replay leaves behind, as far as it must not change when it is run again."""
+
+    predictions: pl.DataFrame
+    labels: pl.DataFrame
+    decisions: pl.DataFrame
+    versions: list[dict[str, Any]]
+    lived: list[Any]
+    logged_segments: list[str]
+
+
+def state_of(settings: Settings) -> State:
+    """Read an installation that nobody writes."""
+    from selfheal_assets.defs.resources import Stores
+
+    stores = Stores(settings)
+    query, lived = stores.warehouse.query, []
+    if stores.warehouse.has("health_report"):
+        lived = query("select chunk from health_report order by chunk")["chunk"].to_list()
+    return State(
+        query(
+            "select entity_id, event_time, predicted_at, model_version, probability from prediction_log order by all"
+        ),
+        query("select entity_id, label, recorded_at from labels where source <> 'history' order by all"),
+        query("select * from decisions order by id"),
+        stores.registry.versions(),
+        lived,
+        sorted(p.name for p in settings.prediction_log.rglob("*.jsonl")),
+    )
+
+
+@dataclass(frozen=True)
+class Lived:
+    """The toy's history: ``states`` after each of two kills, after the end, and after asking again."""
+
+    settings: Settings
+    states: list[State]
+    finished: subprocess.CompletedProcess[str]
+    again: subprocess.CompletedProcess[str]
+
+
+def _kill_when(ready: Callable[[], object], settings: Settings, **values: str) -> None:
+    """Start a replay, and kill it outright as soon as ``ready`` holds."""
+    log = settings.home / "killed.log"  # type: ignore[operator]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [*COMMAND, "replay"], env=environment(**values), stdout=output, stderr=output
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not ready():
+                assert process.poll() is None, f"ended before it could be killed:\n{log.read_text()}"
+                assert time.monotonic() < deadline, f"never came that far:\n{log.read_text()}"
+                time.sleep(0.002)
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+
+@pytest.fixture(scope="session")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Lived:
+    """Killed with answers of the third chunk logged but not ingested, and while the first retraining trains."""
+    folder = tmp_path_factory.mktemp("replayed")
+    settings = toy.settings(folder)
+    values = {"SELFHEAL_HOME": str(settings.home), "SELFHEAL_USE_CASE": settings.use_case}
+
+    seen: set[str] = set()
+
+    def third_chunk_is_logged() -> bool:
+        seen.update(p.name for p in (settings.prediction_log / "ready").glob("*.jsonl"))
+        return len(seen) == 3
+
+    def second_model_is_trained() -> bool:
+        return len(list(settings.artifact_root.glob("*/artifacts/model"))) == 2
+
+    states = []
+    for moment in (third_chunk_is_logged, second_model_is_trained):
+        _kill_when(moment, settings, **values)
+        states.append(state_of(settings))
+    finished = selfheal("replay", **values)
+    assert finished.returncode == 0, finished.stderr
+    states.append(state_of(settings))
+    again = selfheal("replay", **values)
+    states.append(state_of(settings))
+    return Lived(settings, states, finished, again)

@@ -1,0 +1,109 @@
+"""The command as a user runs it: in a process of its own."""
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from selfheal_assets.cli import app
+from selfheal_assets_tests import toy
+from selfheal_assets_tests.conftest import Lived, selfheal
+
+pytestmark = pytest.mark.integration
+
+OPTIONS = {
+    (): {"replay", "serve", "dev", "data"},
+    ("replay",): {"--fresh", "--full", "--until"},
+    ("serve",): {"--host", "--port"},
+    ("dev",): {"--port"},
+    ("data",): {"fetch", "sample"},
+    ("data", "fetch"): {"USE_CASE", "sba_loans"},
+    ("data", "sample"): {"USE_CASE", "sba_loans"},
+}
+SUMMARY = {
+    "auc_healed", "auc_never_retrained", "expected_over_observed_healed",
+    "expected_over_observed_never_retrained", "promotions", "refusals", "seconds",
+}  # fmt: skip
+
+
+def is_one_message(result, *words: str) -> None:
+    """Exit code 2, and stderr says these words to a user."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize("command", OPTIONS, ids=lambda c: " ".join(c) or "selfheal")
+def test_help_names_what_can_be_given(command):
+    result = CliRunner().invoke(app, [*command, "--help"], env={"SELFHEAL_USE_CASE": "no_such_use_case"})
+    assert result.exit_code == 0, f"help needs no use case: {result.output}"
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", result.stdout)
+    assert {word for word in OPTIONS[command] if word.lower() not in plain.lower()} == set()
+
+
+def test_help_in_a_process_of_its_own():
+    result = selfheal("--help", SELFHEAL_USE_CASE="no_such_use_case")
+    assert result.returncode == 0, result.stderr
+    assert "replay" in result.stdout
+
+
+def test_an_unknown_use_case_is_told_with_those_there_are(tmp_path):
+    result = selfheal("replay", SELFHEAL_USE_CASE="no_such_use_case", SELFHEAL_HOME=str(tmp_path / "home"))
+    is_one_message(result, "selfheal: no use case 'no_such_use_case'", "sba_loans", "SELFHEAL_USE_CASE")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_mistake_in_the_use_case_is_told_with_its_line(tmp_path):
+    path = toy.make(tmp_path)
+    path.write_text(path.read_text().replace("horizon_months: 6", "horizon_months: 0"))
+    line = 1 + path.read_text().splitlines().index(
+        next(text for text in path.read_text().splitlines() if "horizon_months" in text)
+    )
+    result = selfheal("replay", SELFHEAL_USE_CASE=str(path), SELFHEAL_HOME=str(tmp_path / "home"))
+    is_one_message(result, f"{path}, line {line}: label.horizon_months:")
+
+
+def test_a_missing_source_is_told_with_where_it_was_looked_for(tmp_path):
+    path = toy.make(tmp_path)
+    source = tmp_path / "toy.parquet"
+    source.unlink()
+    result = selfheal("replay", SELFHEAL_USE_CASE=str(path), SELFHEAL_HOME=str(tmp_path / "home"))
+    is_one_message(result, "selfheal: use case 'toy': no source file; looked for", str(source))
+
+
+def test_only_the_loans_can_be_fetched():
+    result = selfheal("data", "fetch", "titanic")
+    is_one_message(result, "'titanic' cannot be fetched")
+
+
+def test_a_replay_ends_with_its_figures_in_one_line_of_json(lived: Lived):
+    *table, last = lived.finished.stdout.strip().splitlines()
+    summary = json.loads(last)
+    assert set(summary) >= SUMMARY
+    assert (summary["promotions"], summary["refusals"]) == (1, 1), "the first champion is no promotion"
+    assert summary["auc_never_retrained"] < 0.35, (
+        "where distance means the opposite, the old model is upside down"
+    )
+    assert summary["auc_healed"] > 0.65
+    assert 0.8 < summary["expected_over_observed_healed"] < 1.25
+    assert summary["seconds"] > 0
+    printed = "\n".join(table)
+    for quarter in ("2019 Q3", "2020 Q4"):
+        assert quarter in printed
+    assert str(lived.settings.reports / "replay.html") in printed.replace("\n", "")
+    assert (lived.settings.reports / "replay.html").stat().st_size > 10_000
+    assert "Traceback" not in lived.finished.stderr
+
+
+def test_progress_is_on_stderr_and_only_of_what_was_left(lived: Lived):
+    assert "2020 Q4" in lived.finished.stderr
+    assert "2019 Q3" not in lived.finished.stderr, "lived through before the kill"
+
+
+def test_a_second_replay_says_that_nothing_is_to_be_done(lived: Lived):
+    assert lived.again.returncode == 0, lived.again.stderr
+    first, last = lived.again.stdout.strip().splitlines()
+    assert first == f"Nothing is to be done: all {toy.CHUNKS} chunks are replayed. --fresh starts anew."
+    assert json.loads(last) == json.loads(lived.finished.stdout.strip().splitlines()[-1])

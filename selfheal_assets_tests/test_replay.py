@@ -1,0 +1,109 @@
+"""The replay from end to end: nobody looks into the future, and no crash costs or doubles anything."""
+
+from collections import Counter
+from datetime import datetime
+
+import polars as pl
+import pytest
+
+from selfheal_assets.core.periods import chunk_end
+from selfheal_assets.defs.home import prepare_dagster_home, replay_instance
+from selfheal_assets.replay import Replay
+from selfheal_assets.stores import decision_ledger
+from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets_tests import toy
+from selfheal_assets_tests.conftest import Lived, state_of
+
+pytestmark = pytest.mark.integration
+
+QUARTERS = [datetime(2019, 7, 1), datetime(2019, 10, 1)]
+QUARTERS += [datetime(2020, month, 1) for month in (1, 4, 7, 10)]
+IN_CHUNK_3, IN_RETRAINING, AT_THE_END, ASKED_AGAIN = range(4)
+
+
+def test_no_label_is_known_before_its_time(tmp_path):
+    """In process, chunk by chunk; and what was lived through is not lived again."""
+    settings = toy.settings(tmp_path)
+    until = QUARTERS[2]
+    with replay_instance(prepare_dagster_home(settings.dagster_home)) as instance:
+        replay = Replay(settings, instance)
+        newest = []
+        for _, of, outcome in replay.run(until):
+            assert of == 2
+            end = chunk_end(outcome.chunk, "quarter")
+            labels = state_of(settings).labels
+            newest.append(labels["recorded_at"].max())
+            assert newest[-1] < end, f"a label of the future is in the ledger at {end}"
+            known = replay.traffic.labels.filter(pl.col("recorded_at") < end)
+            assert labels.height == known.height == outcome.labels_known > 0
+        assert len(newest) == 2 and newest[1] >= QUARTERS[1]
+        before = state_of(settings)
+        assert list(replay.run(until)) == []
+        assert_same(state_of(settings), before)
+        assert replay.finished() == set(QUARTERS[:2])
+        assert (
+            before.predictions.height == before.predictions["entity_id"].n_unique() == answered(QUARTERS[2])
+        )
+
+
+def test_a_killed_replay_knew_no_future_label_either(lived: Lived):
+    for moment, end in ((IN_CHUNK_3, QUARTERS[3]), (IN_RETRAINING, QUARTERS[4])):
+        labels = lived.states[moment].labels
+        assert not labels.is_empty()
+        assert labels["recorded_at"].max() < end
+
+
+def test_it_was_killed_where_it_hurts(lived: Lived):
+    in_chunk, in_retraining = lived.states[IN_CHUNK_3], lived.states[IN_RETRAINING]
+    assert in_chunk.lived == QUARTERS[:2]
+    assert len(in_chunk.logged_segments) == 1, "logged, and not ingested"
+    assert in_chunk.predictions.height == answered(QUARTERS[2])
+    assert in_retraining.lived == QUARTERS[:4]
+    assert in_retraining.decisions.height == 1, "the retraining had not come to its decision"
+
+
+def test_each_case_is_answered_exactly_once(lived: Lived):
+    predictions = lived.states[AT_THE_END].predictions
+    more_than_once = [case for case, n in Counter(predictions["entity_id"]).items() if n > 1]
+    assert more_than_once == []
+    assert predictions.height == answered(toy.END)
+    assert lived.states[AT_THE_END].lived == QUARTERS
+    assert lived.states[AT_THE_END].logged_segments == []
+
+
+def test_a_killed_retraining_is_made_up_for_at_its_own_time(lived: Lived):
+    decisions = lived.states[AT_THE_END].decisions
+    assert decisions["action"].to_list() == ["PROMOTE", "REJECT", "PROMOTE"]
+    assert decisions["as_of"].to_list() == [QUARTERS[0], QUARTERS[4], QUARTERS[5]]
+    assert [v["version"] for v in lived.states[AT_THE_END].versions] == [1, 2, 3]
+    assert lived.states[AT_THE_END].versions[2]["aliases"] == ["challenger", "champion"]
+    assert lived.states[AT_THE_END].versions[0]["aliases"] == ["previous_champion"]
+    warehouse = Warehouse(lived.settings.warehouse_path, lived.settings.published)
+    assert decision_ledger.broken_links(warehouse) == []
+
+
+def test_who_answered_is_who_was_champion_then(lived: Lived):
+    predictions = lived.states[AT_THE_END].predictions
+    promoted = QUARTERS[5]
+    first = predictions.filter(pl.col("event_time") < promoted)["model_version"].unique().to_list()
+    later = predictions.filter(pl.col("event_time") >= promoted)["model_version"].unique().to_list()
+    assert (first, later) == ([1], [3])
+    late = predictions.filter(pl.col("predicted_at") > pl.col("event_time"))
+    assert late.is_empty(), "an answer after the fact"
+
+
+def test_asking_again_changes_nothing(lived: Lived):
+    assert_same(lived.states[ASKED_AGAIN], lived.states[AT_THE_END])
+
+
+def answered(before: datetime) -> int:
+    """Cases of the source from go-live until then."""
+    joined = toy.generate()["joined_on"]
+    return ((joined >= toy.GO_LIVE) & (joined < before)).sum()
+
+
+def assert_same(now, before) -> None:
+    for name in ("predictions", "labels", "decisions"):
+        assert getattr(now, name).equals(getattr(before, name)), name
+    assert now.versions == before.versions
+    assert now.lived == before.lived

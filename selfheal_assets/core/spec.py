@@ -185,7 +185,11 @@ class Policy(Spec):
 
 
 class Training(Spec):
-    """How challengers are trained. ``recent_months`` is the length of the short window."""
+    """How challengers are trained.
+
+    ``recent_months`` is the length of the short window; ``parallel_fits`` bounds how many models are fitted side
+    by side, each with one thread and a copy of its rows.
+    """
 
     recent_months: Annotated[int, Field(ge=1)] = 36
     evaluation_months: Annotated[int, Field(ge=1)] = 12
@@ -198,4 +202,5 @@ class Training(Spec):
     min_child_weight: Annotated[float, Field(ge=0)] = 5
     subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
     colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 0.8
+    parallel_fits: Annotated[int, Field(ge=1)] = 2
     seed: int = 0

@@ -6,6 +6,7 @@ the calibrator and the threshold, and the final booster uses every row.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -98,15 +99,19 @@ def _parameters(training: Training) -> dict[str, object]:
         "subsample": training.subsample,
         "colsample_bytree": training.colsample_bytree,
         "seed": training.seed,
-        "nthread": 2,
+        "nthread": 1,
     }
 
 
 def fit_booster(matrix: np.ndarray, label: np.ndarray, training: Training):
-    """One XGBoost booster on an encoded matrix (rows, features) and 0/1 labels."""
+    """One XGBoost booster on an encoded matrix (rows, features) and 0/1 labels.
+
+    It uses one thread: the fits of a retraining run side by side instead (``training.parallel_fits``). XGBoost's
+    own threads wait for each other by spinning, which on a busy machine takes twenty times as long.
+    """
     import xgboost
 
-    data = xgboost.QuantileDMatrix(matrix, label)
+    data = xgboost.QuantileDMatrix(matrix, label, nthread=1)
     return xgboost.train(_parameters(training), data, num_boost_round=training.rounds)
 
 
@@ -131,15 +136,20 @@ def fit_calibrator(margin: np.ndarray, label: np.ndarray) -> Calibrator:
     return Calibrator(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
 
 
-def out_of_fold_margins(matrix: np.ndarray, label: np.ndarray, training: Training) -> np.ndarray:
-    """Margin of each row from a booster that has not seen it (stratified folds, seeded)."""
+def out_of_fold_margins(
+    matrix: np.ndarray, label: np.ndarray, training: Training, pool: ThreadPoolExecutor
+) -> np.ndarray:
+    """Margin of each row from a booster that has not seen it (stratified folds, seeded, fitted in ``pool``)."""
     from sklearn.model_selection import StratifiedKFold
 
+    folds = StratifiedKFold(training.folds, shuffle=True, random_state=training.seed).split(matrix, label)
     margins = np.empty(len(label), dtype=np.float64)
-    folds = StratifiedKFold(training.folds, shuffle=True, random_state=training.seed)
-    for fit_rows, held_out in folds.split(matrix, label):
-        booster = fit_booster(matrix[fit_rows], label[fit_rows], training)
-        margins[held_out] = _margins(booster, matrix[held_out])
+
+    def hold_out(fold: tuple[np.ndarray, np.ndarray]) -> None:
+        fit_rows, held_out = fold
+        margins[held_out] = _margins(fit_booster(matrix[fit_rows], label[fit_rows], training), matrix[held_out])
+
+    list(pool.map(hold_out, folds))
     return margins
 
 
@@ -166,6 +176,19 @@ def validation_loss(
     booster = fit_booster(encode(earlier, features, vocabulary), earlier["label"].to_numpy(), training)
     margin = _margins(booster, encode(later, features, vocabulary))
     return metrics.log_loss(later["label"].to_numpy(), Calibrator()(margin))
+
+
+def validation_losses(
+    rows: pl.DataFrame,
+    family: Sequence[Candidate],
+    plan: TrainingPlan,
+    features: Sequence[Feature],
+    training: Training,
+) -> dict[str, float]:
+    """:func:`validation_loss` of each candidate, by name."""
+    with ThreadPoolExecutor(training.parallel_fits) as pool:
+        losses = pool.map(lambda c: validation_loss(rows, c, plan, features, training), family)
+        return dict(zip((c.name for c in family), losses, strict=True))
 
 
 def fit_bundle(
@@ -200,13 +223,16 @@ def fit_bundle(
         )
     vocabulary = learn_vocabulary(window, features)
     matrix = encode(window, features, vocabulary)
-    held_out = out_of_fold_margins(matrix, label, training)
+    with ThreadPoolExecutor(training.parallel_fits) as pool:
+        whole = pool.submit(fit_booster, matrix, label, training)
+        held_out = out_of_fold_margins(matrix, label, training, pool)
+        booster = whole.result()
     calibrator = fit_calibrator(held_out, label)
     return Bundle(
         use_case=use_case,
         features=tuple(features),
         vocabulary=vocabulary,
-        booster=bytes(fit_booster(matrix, label, training).save_raw("ubj")),
+        booster=bytes(booster.save_raw("ubj")),
         calibrator=calibrator,
         threshold=metrics.best_f1_threshold(label, calibrator(held_out)),
         trained_from=candidate.fit_from,

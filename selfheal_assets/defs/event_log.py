@@ -1,7 +1,7 @@
 """Dagster's event log in SQLite, with one SQLAlchemy engine for the life of the process.
 
-Dagster's own class makes an engine, and so compiles each statement anew, at every event: a seventh of a
-replay's time. Connections are still opened and closed per use, so other processes are let in as before.
+Dagster's own class makes an engine and opens a connection, and so compiles each statement anew, at every event:
+a seventh of a replay's time. In WAL mode a connection that waits in the pool keeps nobody out.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,6 @@ from typing import Any
 import sqlalchemy
 import sqlalchemy.event
 from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage
-from sqlalchemy.pool import NullPool
 
 BUSY_TIMEOUT_S = 30
 
@@ -27,9 +26,7 @@ class EventLog(ConsolidatedSqliteEventLogStorage):
 
     @cached_property
     def _engine(self) -> sqlalchemy.Engine:
-        engine = sqlalchemy.create_engine(
-            self._conn_string, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S}
-        )
+        engine = sqlalchemy.create_engine(self._conn_string, connect_args={"timeout": BUSY_TIMEOUT_S})
         sqlalchemy.event.listen(engine, "connect", _relax)
         return engine
 

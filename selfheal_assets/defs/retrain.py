@@ -75,7 +75,7 @@ def shadow_models(
     rows, name = cases.frozen_training_set(stores.warehouse, case, plan)
     started = time.perf_counter()
     family = training.candidates(plan, case.training, rows["event_time"][0])
-    losses = {c.name: training.validation_loss(rows, c, plan, case.features, case.training) for c in family}
+    losses = training.validation_losses(rows, family, plan, case.features, case.training)
     chosen = min(family, key=lambda c: losses[c.name])
     bundle = training.fit_bundle(rows, chosen, plan, case.features, case.training, case.name, name)
     fitted = {f"validation_log_loss.{k}": v for k, v in losses.items() if v != float("inf")}

@@ -1,5 +1,6 @@
 """Training windows look back only, the fit is reproducible, and calibration is learnt out of fold."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime
 
@@ -23,6 +24,7 @@ from selfheal_assets.core.training import (
     out_of_fold_margins,
     plan_training,
     validation_loss,
+    validation_losses,
 )
 from selfheal_assets_tests.core.generated import FEATURES, PLAN, QUICK, START, cases, sigmoid, untrained
 
@@ -134,8 +136,11 @@ def test_validation_prefers_the_window_that_still_holds():
     rows = rows.with_columns(
         signal=pl.when(pl.col("event_time") < turned).then(-pl.col("signal")).otherwise("signal")
     )
-    recent = validation_loss(rows, Candidate("recent_window", turned), PLAN, FEATURES, QUICK)
-    assert recent < validation_loss(rows, FULL, PLAN, FEATURES, QUICK)
+    recent = Candidate("recent_window", turned)
+    losses = validation_losses(rows, [FULL, recent], PLAN, FEATURES, QUICK)
+    assert losses["recent_window"] < losses["full_history"]
+    one_by_one = [validation_loss(rows, c, PLAN, FEATURES, QUICK) for c in (FULL, recent)]
+    assert list(losses.values()) == one_by_one, "side by side or one after another is the same"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +255,8 @@ def test_out_of_fold_margins_are_out_of_fold():
     matrix, label = memorable_noise(600, 1)
     in_sample = fit_booster(matrix, label, greedy).inplace_predict(matrix, predict_type="margin")
     assert roc_auc_score(label, in_sample) > 0.98
-    held_out = out_of_fold_margins(matrix, label, greedy)
+    with ThreadPoolExecutor(2) as pool:
+        held_out = out_of_fold_margins(matrix, label, greedy, pool)
     # The standard error of an AUC of 0.5 on 2 × 300 rows is 0.024.
     assert abs(roc_auc_score(label, held_out) - 0.5) < 3 * 0.024
     assert np.isfinite(held_out).all()
@@ -260,7 +266,8 @@ def test_calibrator_and_threshold_come_from_out_of_fold_scores():
     rows = cases(900, 11)
     bundle = fit(rows)
     label = rows["label"].to_numpy()
-    held_out = out_of_fold_margins(encode(rows, FEATURES, bundle.vocabulary), label, QUICK)
+    with ThreadPoolExecutor(2) as pool:
+        held_out = out_of_fold_margins(encode(rows, FEATURES, bundle.vocabulary), label, QUICK, pool)
     assert bundle.calibrator == fit_calibrator(held_out, label)
     assert bundle.threshold == best_f1_threshold(label, bundle.calibrator(held_out))
     # The in-sample margins would have given a steeper calibrator.

@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml requirements.lock
 	echo "Installing dependencies (a few minutes the first time)"; \
 	if [ -n "$(UV)" ]; then \
 	  "$(UV)" venv -q --seed --allow-existing --python "$$python" $(VENV) && \
-	  "$(UV)" pip install -q --python $(BIN)/python -r requirements.lock && \
+	  "$(UV)" pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock && \
 	  "$(UV)" pip install -q --python $(BIN)/python --no-deps -e .; \
 	else \
 	  "$$python" -m venv $(VENV) && \

@@ -1,6 +1,5 @@
 """The pages in a real browser: every figure is drawn, nothing fails, nothing leaves the folder."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,31 +9,15 @@ import pytest
 from selfheal_assets.reports.drift import save_drift_page
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
+from selfheal_assets_tests.browser import launched, needs_browser
 
-CHROMIUM = shutil.which("chromium")
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="no 'chromium' on PATH: apt-get install chromium to run it"),
-]
+pytestmark = [pytest.mark.e2e, needs_browser]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 def opened(browser: Any, path: Path, scheme: str) -> tuple[Any, list[str]]:

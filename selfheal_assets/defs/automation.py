@@ -22,6 +22,7 @@ CHECK_ASSETS = {
     "realized_performance_holds": "realized_performance",
 }
 RETRAIN_ASSETS = [
+    "applications",
     "training_set",
     "shadow_models",
     "shadow_evaluation",

@@ -18,7 +18,8 @@ def read_rows(published: Path, name: str, last: int) -> list[dict[str, Any]]:
     path = published / f"{name}.parquet"
     if not path.is_file():
         return []
-    frame = pl.read_parquet(path).tail(last).reverse()
+    # Polars opens a path twice, first for the footer: a snapshot replaced in between would be read as damaged.
+    frame = pl.read_parquet(path.read_bytes()).tail(last).reverse()
     floats = frame.select(cs.float()).columns
     # JSON has no NaN and no infinity: unknown is null.
     finite = [pl.when(pl.col(c).is_finite()).then(pl.col(c)).alias(c) for c in floats]

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 
 from selfheal_assets.core.bundle import BOOSTER_FILE, SPEC_FILE, Bundle
-from selfheal_assets.core.encoding import polars_type
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -24,9 +23,16 @@ class BundleModel:
         self.bundle = bundle
 
     def predict(self, frame: Any, params: dict[str, Any] | None = None) -> Any:
-        """Pandas frame with the features by name; returns ``probability`` (f64) and ``prediction`` (0/1)."""
+        """Pandas frame with the features by name; returns ``probability`` (f64) and ``prediction`` (0/1).
+
+        NaN, as pandas writes a gap, is missing. So is a nullable feature that was left out; any other is refused
+        by the model's signature before this is called.
+        """
         columns = {
-            f.name: pl.Series(frame[f.name].tolist(), dtype=polars_type(f)) for f in self.bundle.features
+            f.name: pl.from_pandas(frame[f.name])
+            if f.name in frame
+            else pl.repeat(None, len(frame), eager=True)
+            for f in self.bundle.features
         }
         probability = self.bundle.score(pl.DataFrame(columns))
         scored = {

@@ -1,7 +1,8 @@
 """The label ledger: append-only and bitemporal. When a label became true, and when we learned it.
 
 Labels land as files (CSV, Parquet, JSON Lines) in a folder; ingestion appends what is new. A correction is a
-new row. Rows that cannot be read go to a dead-letter file with the reason, and nothing else is lost.
+new row. Rows that cannot be read go to a dead-letter file with the reason, a file that cannot be read goes there
+whole, and nothing else is lost.
 """
 
 import json
@@ -10,10 +11,14 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from selfheal_assets.core.schemas import parse_times
 from selfheal_assets.stores.durable import sync_folder
+from selfheal_assets.stores.sources import SourceError
+from selfheal_assets.stores.sources.table import column_names, read_columns
 from selfheal_assets.stores.warehouse import Warehouse, one
 
 COLUMNS = {
@@ -24,11 +29,9 @@ COLUMNS = {
     "recorded_at": pl.Datetime("us"),
     "source": pl.String,
 }
-_READERS = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
-    ".parquet": pl.read_parquet,
-    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-}
+_SUFFIXES = (".csv", ".parquet", ".jsonl")
+# Polars panics on some damaged Parquet files, and its panic is not an Exception.
+_BROKEN = (SourceError, OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class LabelIngestion:
     rows_read: int
     rows_added: int
     rows_rejected: int
+    files_rejected: int
 
 
 def drop(folder: Path, labels: pl.DataFrame) -> Path:
@@ -66,7 +70,7 @@ def conform(raw: pl.DataFrame, source: str, received_at: datetime) -> tuple[pl.D
         The valid rows, and the rejected ones as they were with a ``reason`` column.
     """
     given = raw.select(
-        (pl.col(name) if name in raw.columns else pl.lit(None)).cast(pl.String).alias(name)
+        (pl.col(name) if name in raw.columns else pl.lit(None)).cast(pl.String).replace("", None).alias(name)
         for name in COLUMNS
     ).with_row_index("row_id")
     parsed = given.select(
@@ -74,13 +78,7 @@ def conform(raw: pl.DataFrame, source: str, received_at: datetime) -> tuple[pl.D
         "prediction_id",
         "entity_id",
         pl.col("label").cast(pl.Float64, strict=False),
-        *(
-            pl.col(name)
-            .str.strip_chars()
-            .str.to_datetime(time_unit="us", strict=False, ambiguous="null")
-            .alias(name)
-            for name in ("occurred_at", "recorded_at")
-        ),
+        *(_times(raw, given, name) for name in ("occurred_at", "recorded_at")),
         pl.col("source").fill_null(source),
     )
     unreadable = {
@@ -107,6 +105,11 @@ def conform(raw: pl.DataFrame, source: str, received_at: datetime) -> tuple[pl.D
     return valid, given.join(bad, on="row_id").with_columns(pl.col("row_id") + 1)
 
 
+def _times(raw: pl.DataFrame, given: pl.DataFrame, name: str) -> pl.Series:
+    typed = name in raw.columns and raw.schema[name] in (pl.Date, pl.Datetime)
+    return parse_times(raw[name] if typed else given[name])[0]
+
+
 def append(warehouse: Warehouse, labels: pl.DataFrame) -> int:
     """Append the rows that the ledger does not hold yet; returns how many."""
     keys = ", ".join(COLUMNS)
@@ -125,23 +128,59 @@ def append(warehouse: Warehouse, labels: pl.DataFrame) -> int:
 def ingest(warehouse: Warehouse, folder: Path) -> LabelIngestion:
     """Append every landed file to the ledger, then move it to ``ingested/``; a second call adds nothing.
 
-    Rows without ``recorded_at`` were learned when their file was written.
+    Rows without ``recorded_at`` were learned when their file was written. A file that cannot be read whole is moved
+    to ``rejected/``, beside a note that says why, and keeps no other from being ingested.
     """
-    files = sorted(p for p in folder.glob("*") if p.suffix in _READERS and not p.name.startswith("."))
-    read = added = rejected = 0
+    files = sorted(p for p in folder.glob("*") if p.suffix in _SUFFIXES and not p.name.startswith("."))
+    read = added = rejected = broken = 0
     for path in files:
-        raw = _READERS[path.suffix](path)
         received_at = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(tzinfo=None)
-        valid, bad = conform(raw, path.name, received_at)
-        read, added, rejected = read + raw.height, added + append(warehouse, valid), rejected + bad.height
-        _set_aside(folder, path, bad)
-    return LabelIngestion(len(files), read, added, rejected)
+        try:
+            valid, bad = conform(_read(path), path.name, received_at)
+        except _BROKEN as error:
+            reason = f"{error}; nothing of it was taken: mend the file and move it back into {folder}"
+            _set_aside(folder, path, "rejected", [{"row_id": None, "reason": reason}])
+            broken += 1
+            continue
+        read += valid.height + bad.height
+        added, rejected = added + append(warehouse, valid), rejected + bad.height
+        _set_aside(folder, path, "ingested", bad.to_dicts())
+    return LabelIngestion(len(files), read, added, rejected, broken)
 
 
-def _set_aside(folder: Path, path: Path, bad: pl.DataFrame) -> None:
-    if not bad.is_empty():
-        dead_letters = folder / "rejected" / f"{path.name}.jsonl"
-        dead_letters.parent.mkdir(exist_ok=True)
-        dead_letters.write_text("".join(json.dumps(row) + "\n" for row in bad.iter_rows(named=True)))
-    (folder / "ingested").mkdir(exist_ok=True)
-    os.rename(path, folder / "ingested" / path.name)
+def _read(path: Path) -> pl.DataFrame:
+    """The file as it is, whole.
+
+    Raises:
+        SourceError: it is torn or damaged, or has no column for the label or for what is labelled.
+    """
+    raw = _read_json_lines(path) if path.suffix == ".jsonl" else read_columns(path, column_names(path))
+    if "label" not in raw.columns or not {"entity_id", "prediction_id"} & set(raw.columns):
+        raise SourceError(
+            f"{path}: a label file has the columns 'label' and 'entity_id' or 'prediction_id'; this one has "
+            f"{', '.join(raw.columns)}"
+        )
+    return raw
+
+
+def _read_json_lines(path: Path) -> pl.DataFrame:
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:  # Polars would not say which line it is
+            json.loads(line.strip() or b"{}")
+        except ValueError as error:
+            raise SourceError(f"{path}, line {number}: not JSON: is the file complete?") from error
+    return pl.read_ndjson(path, infer_schema_length=None)
+
+
+def _set_aside(folder: Path, path: Path, where: str, dead_letters: list[dict[str, Any]]) -> None:
+    """Move a file out of the landing folder, its dead letters first; neither replaces those of an earlier file."""
+    name, count = path.name, 1
+    while any((folder / place / name).exists() for place in ("ingested", "rejected")):
+        count += 1
+        name = f"{path.stem}-{count}{path.suffix}"
+    (folder / where).mkdir(exist_ok=True)
+    if dead_letters:
+        (folder / "rejected").mkdir(exist_ok=True)
+        text = "".join(json.dumps(row) + "\n" for row in dead_letters)
+        (folder / "rejected" / f"{name}.jsonl").write_text(text)
+    os.rename(path, folder / where / name)

@@ -100,9 +100,16 @@ class ModelRegistry:
         import mlflow.pyfunc
         from mlflow.models import ModelSignature
         from mlflow.types import ColSpec, Schema
+        from mlflow.types.schema import AnyType
 
+        # pandas turns integers with gaps into floats; MLflow lets no float into 'long', and no int64 into 'double'.
         inputs: list[Any] = [
-            ColSpec(_PYFUNC_TYPE[f.type], f.name, required=not f.nullable) for f in bundle.features
+            ColSpec(
+                AnyType() if f.nullable and f.type is FeatureType.integer else _PYFUNC_TYPE[f.type],
+                f.name,
+                required=not f.nullable,
+            )
+            for f in bundle.features
         ]
         outputs: list[Any] = [ColSpec("double", "probability"), ColSpec("long", "prediction")]
         with tempfile.TemporaryDirectory() as scratch:
@@ -165,18 +172,22 @@ class ModelRegistry:
     def fetch(self, version: int) -> Bundle:
         """Like :meth:`load`, but always from the store."""
         import mlflow.artifacts
-        from mlflow.exceptions import MlflowException
 
         from selfheal_assets.stores.bundle_flavor import read_bundle
 
-        try:
-            source = self._client.get_model_version(self.model, str(version)).source
-        except MlflowException as error:
-            raise NoSuchVersion(f"model '{self.model}' has no version {version}: {error.message}") from error
         folder = mlflow.artifacts.download_artifacts(
-            artifact_uri=source, tracking_uri=self._settings.tracking_uri
+            artifact_uri=self._source(version), tracking_uri=self._settings.tracking_uri
         )
         return read_bundle(Path(folder) / "data" / _FILES)
+
+    def _source(self, version: int) -> str:
+        """Where a version's bundle lies."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_model_version(self.model, str(version)).source
+        except MlflowException as error:
+            raise NoSuchVersion(f"model '{self.model}' has no version {version}: {error.message}") from error
 
     def load_champion(self) -> tuple[int, Bundle] | None:
         """Version and bundle of the production model, or ``None``."""
@@ -212,10 +223,14 @@ class ModelRegistry:
 
         Returns:
             The version that was champion before, or ``None``.
+
+        Raises:
+            NoSuchVersion: the registry does not have it; no alias was moved.
         """
         before = self.champion()
         if before == version:
             return before
+        self._source(version)  # raises before the predecessor's alias, which goes first, has moved
         if before is not None:
             self._client.set_registered_model_alias(self.model, PREDECESSOR, str(before))
         self._client.set_registered_model_alias(self.model, CHAMPION, str(version))

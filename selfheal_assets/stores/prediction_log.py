@@ -29,6 +29,11 @@ from selfheal_assets.stores.warehouse import Warehouse, one
 from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 1
+_VISIBLE = "[!.]*.jsonl"  # pathlib's '*' matches hidden files too
+
+
+class DamagedSegment(ValueError):
+    """A segment holds a complete line that no writer of ours has written."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class PredictionLog:
 def _adopt_abandoned(folder: Path) -> None:
     """Move segments whose writer died (nobody holds their lock) to ``ready/``."""
     ready = folder / "ready"
-    for path in sorted((folder / "open").glob("*.jsonl")):
+    for path in sorted((folder / "open").glob(_VISIBLE)):
         # Held: its writer lives. Gone: its writer has just moved it to ready/ itself.
         with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as segment:
             fcntl.flock(segment, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,10 +154,22 @@ def _adopt_abandoned(folder: Path) -> None:
 
 
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
-    """Rows of a segment in the shape of the ``prediction_log`` table, and the size of its torn tail in bytes."""
+    """Rows of a segment in the shape of the ``prediction_log`` table, and the size of its torn tail in bytes.
+
+    Raises:
+        DamagedSegment: a line before the tail cannot be read.
+    """
     content = path.read_bytes()
     whole, _, tail = content.rpartition(b"\n")
-    frames = [_batch_frame(json.loads(line), case, path.name) for line in whole.split(b"\n") if line]
+    frames = []
+    for number, line in enumerate(whole.split(b"\n"), 1):
+        try:
+            frames += [_batch_frame(json.loads(line), case, path.name)] if line else []
+        except (ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+            raise DamagedSegment(
+                f"{path}, line {number}: not a line of the prediction log ({type(error).__name__}: {error}); nothing "
+                "was ingested. Mend the line or move the file out of the folder, then ingest again"
+            ) from error
     return (pl.concat(frames) if frames else pl.DataFrame()), len(tail)
 
 
@@ -200,8 +217,8 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     """
     if (folder / "open").is_dir():
         _adopt_abandoned(folder)
-    finished = sorted((folder / "ready").glob("*.jsonl"))
-    live = sorted((folder / "open").glob("*.jsonl"))
+    finished = sorted((folder / "ready").glob(_VISIBLE))
+    live = sorted((folder / "open").glob(_VISIBLE))
     read = added = torn_total = 0
     with warehouse.write() as connection:
         done = {row[0] for row in connection.execute("select segment_file from ingested_segments").fetchall()}

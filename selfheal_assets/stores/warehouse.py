@@ -87,6 +87,22 @@ class Warehouse:
             finally:
                 self._keep = False
 
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        """Open the file. Whoever looks into it with another tool takes no lock of ours, and is waited for too."""
+        deadline = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                return duckdb.connect(str(self.path), config=_CONFIG)
+            except duckdb.IOException as error:
+                if "Could not set lock" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise WarehouseBusy(
+                        f"{self.path} was open in another program for more than {self.timeout_s:g} s: close it "
+                        f"there, or raise SELFHEAL_LOCK_TIMEOUT_S ({error})"
+                    ) from error
+                time.sleep(0.1)
+
     def _close_kept(self) -> None:
         if self._kept is not None:
             self._kept.close()
@@ -99,7 +115,7 @@ class Warehouse:
             with self.locked(), self.write() as connection:
                 yield connection
             return
-        connection = self._kept or duckdb.connect(str(self.path), config=_CONFIG)
+        connection = self._kept or self._connect()
         self._kept = connection
         try:
             connection.execute("begin")

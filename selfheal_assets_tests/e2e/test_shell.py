@@ -67,3 +67,8 @@ def test_dagsters_own_home_keeps_the_history(with_dagster_home: Installation):
     with dg.DagsterInstance.from_config(with_dagster_home.values["DAGSTER_HOME"]) as instance:
         kept = {n for n in names if instance.get_latest_materialization_event(dg.AssetKey(n))}
     assert kept == names
+
+
+def test_nothing_is_collected_for_dagsters_makers(without_dagster_home: Installation):
+    """The checkout's dagster.yaml switches it off; in a home of the user's own, theirs decides."""
+    assert "collect usage statistics" not in "".join(without_dagster_home.printed)

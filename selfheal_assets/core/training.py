@@ -147,7 +147,9 @@ def out_of_fold_margins(
 
     def hold_out(fold: tuple[np.ndarray, np.ndarray]) -> None:
         fit_rows, held_out = fold
-        margins[held_out] = _margins(fit_booster(matrix[fit_rows], label[fit_rows], training), matrix[held_out])
+        margins[held_out] = _margins(
+            fit_booster(matrix[fit_rows], label[fit_rows], training), matrix[held_out]
+        )
 
     list(pool.map(hold_out, folds))
     return margins

@@ -188,6 +188,8 @@ def validation_losses(
     training: Training,
 ) -> dict[str, float]:
     """:func:`validation_loss` of each candidate, by name."""
+    import xgboost  # noqa: F401 - before the threads start, see fit_bundle
+
     with ThreadPoolExecutor(training.parallel_fits) as pool:
         losses = pool.map(lambda c: validation_loss(rows, c, plan, features, training), family)
         return dict(zip((c.name for c in family), losses, strict=True))
@@ -223,6 +225,11 @@ def fit_bundle(
             f"candidate {candidate.name}: {int(label.sum())} positives among {len(label)} matured rows from "
             f"{candidate.fit_from:%Y-%m-%d}; training.min_positives asks for {training.min_positives}"
         )
+    # Before the threads start: two that import scikit-learn at once can meet a half-made module.
+    import sklearn.linear_model
+    import sklearn.model_selection  # noqa: F401
+    import xgboost  # noqa: F401
+
     vocabulary = learn_vocabulary(window, features)
     matrix = encode(window, features, vocabulary)
     with ThreadPoolExecutor(training.parallel_fits) as pool:

@@ -60,6 +60,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
                 "files": done.files,
                 "rows_added": done.rows_added,
                 "rows_rejected": done.rows_rejected,
+                "files_rejected": done.files_rejected,
             }
         )
 

@@ -60,14 +60,45 @@ def encode(frame: pl.DataFrame, features: Sequence[Feature], vocabulary: Vocabul
     return np.ascontiguousarray(matrix, dtype=np.float32)
 
 
-def unseen_categories(
-    row: Mapping[str, Any], features: Sequence[Feature], vocabulary: Vocabulary
-) -> list[str]:
-    """Names of the features of one row whose category the model has never seen."""
-    return [
-        f.name
-        for f in features
-        if f.type is FeatureType.category
-        and row[f.name] is not None
-        and row[f.name] not in vocabulary[f.name]
-    ]
+class ColumnEncoder:
+    """:func:`encode` for columns of plain Python values; equal to it, at the cost of a few microseconds a row.
+
+    Args:
+        features: in the order of the booster's columns.
+        vocabulary: as returned by :func:`learn_vocabulary`.
+    """
+
+    def __init__(self, features: Sequence[Feature], vocabulary: Vocabulary) -> None:
+        self._features = tuple(features)
+        self._codes = {
+            f.name: {value: float(code) for code, value in enumerate(vocabulary[f.name])}
+            for f in features
+            if f.type is FeatureType.category
+        }
+
+    def __call__(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
+        """float32 array, shape (rows, features), of columns by name: float, int, str, or ``None`` for missing."""
+        rows = len(next(iter(columns.values())))
+        matrix = np.empty((rows, len(self._features)), dtype=np.float32)
+        for i, f in enumerate(self._features):
+            matrix[:, i] = self._column(f, columns[f.name])
+        return matrix
+
+    def _column(self, feature: Feature, values: Sequence[Any]) -> np.ndarray:
+        if feature.type is FeatureType.category:
+            code = self._codes[feature.name].get
+            return np.array([code(v, np.nan) for v in values], dtype=np.float32)
+        if feature.type is FeatureType.number:
+            return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+        # By way of int64, not of float64, which would round large integers twice.
+        whole = np.array([0 if v is None else v for v in values], dtype=np.int64).astype(np.float32)
+        whole[[v is None for v in values]] = np.nan
+        return whole
+
+    def unseen(self, columns: Mapping[str, Sequence[Any]], row: int) -> list[str]:
+        """Names of the features of one row whose category the model has never seen."""
+        return [
+            name
+            for name, codes in self._codes.items()
+            if (value := columns[name][row]) is not None and value not in codes
+        ]

@@ -21,17 +21,18 @@ from pydantic import (
     model_validator,
 )
 
-from selfheal_assets.core.encoding import polars_type
 from selfheal_assets.core.spec import Feature, FeatureType
 from selfheal_assets.stores.label_ledger import COLUMNS
+from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 
 MAX_ROWS = 10_000
-_FLOAT32_MAX, _INT64_MAX = 3.4e38, 2**63 - 1  # the booster reads float32, the log keeps 64-bit integers
+FLOAT32_MAX, INT64_MAX = 3.4e38, 2**63 - 1  # the booster reads float32, the log keeps 64-bit integers
+TEXT_LENGTH = 200
 _EXAMPLE_NUMBER = 10
 
 
-def _moment(value: Any) -> Any:
+def as_moment(value: Any) -> Any:
     """ISO 8601 text as naive UTC; text without an offset is UTC already."""
     if value is None or isinstance(value, datetime):
         return value
@@ -42,8 +43,8 @@ def _moment(value: Any) -> Any:
         raise ValueError("must be a date or time in ISO 8601, for example 2005-03-01T12:00:00Z") from error
 
 
-Text = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
-Moment = Annotated[datetime, BeforeValidator(_moment)]
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=TEXT_LENGTH)]
+Moment = Annotated[datetime, BeforeValidator(as_moment)]
 
 
 class Request(BaseModel):
@@ -151,14 +152,14 @@ def _field(feature: Feature) -> tuple[Any, Any]:
 
 
 def _number(feature: Feature) -> Any:
-    low = -_FLOAT32_MAX if feature.min is None else feature.min
-    high = _FLOAT32_MAX if feature.max is None else feature.max
+    low = -FLOAT32_MAX if feature.min is None else feature.min
+    high = FLOAT32_MAX if feature.max is None else feature.max
     return Annotated[float, Field(strict=True, allow_inf_nan=False, ge=low, le=high)]
 
 
 def _integer(feature: Feature) -> Any:
-    low = -_INT64_MAX if feature.min is None else feature.min
-    high = _INT64_MAX if feature.max is None else feature.max
+    low = -INT64_MAX if feature.min is None else feature.min
+    high = INT64_MAX if feature.max is None else feature.max
     return Annotated[int, Field(strict=True, ge=low, le=high)]
 
 
@@ -177,25 +178,13 @@ def _example(feature: Feature) -> Any:
     return min(max(_EXAMPLE_NUMBER, low), high)
 
 
-def to_frame(case: UseCase, rows: Sequence[CaseRequest], now: datetime) -> pl.DataFrame:
-    """Validated requests as the frame that is scored and logged.
-
-    Args:
-        case: the use case whose models validated the rows.
-        rows: instances of its ``single`` model.
-        now: the event time of cases that name none, naive UTC.
-
-    Returns:
-        One row per case: ``entity_id`` (a new one where none is given), ``event_time``, the features.
-    """
-    columns = {
-        "entity_id": pl.Series([row.entity_id or uuid.uuid4().hex for row in rows], dtype=pl.String),
-        "event_time": pl.Series([row.event_time or now for row in rows], dtype=pl.Datetime("us")),
-    }
-    features = {
-        f.name: pl.Series([getattr(row, f.name) for row in rows], dtype=polars_type(f)) for f in case.features
-    }
-    return pl.DataFrame(columns | features)
+def case_columns(case: UseCase, rows: Sequence[CaseRequest]) -> CaseColumns:
+    """Validated requests, instances of the use case's ``single`` model, as columns; a case without id gets one."""
+    return CaseColumns(
+        [row.entity_id or uuid.uuid4().hex for row in rows],
+        [row.event_time.isoformat() if row.event_time else None for row in rows],
+        {name: [getattr(row, name) for row in rows] for name in case.feature_names},
+    )
 
 
 def labels_frame(labels: Sequence[LabelIn], now: datetime) -> pl.DataFrame:

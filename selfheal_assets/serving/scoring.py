@@ -8,14 +8,15 @@ import logging
 import threading
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
 from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.core.encoding import polars_type
+from selfheal_assets.core.encoding import ColumnEncoder, polars_type
 from selfheal_assets.stores.model_registry import ModelRegistry
-from selfheal_assets.stores.prediction_log import PredictionLog, Scorer
+from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Scorer, case_columns
 from selfheal_assets.use_case import UseCase
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ class Champion:
 
     version: int
     bundle: Bundle
+
+    @cached_property
+    def encoder(self) -> ColumnEncoder:
+        """From columns of plain values to the bundle's matrix."""
+        return ColumnEncoder(self.bundle.features, self.bundle.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -168,21 +174,29 @@ class ScoringService:
         """
         champion = self.champion
         probability = champion.bundle.score(cases)
-        prediction = (probability >= champion.bundle.threshold).astype(np.int8)
-        ids = self._append(cases, probability, champion, predicted_at) if cases.height else []
-        return Scored(ids, probability, prediction, champion)
+        return self._answered(
+            case_columns(cases, self._case.feature_names), probability, champion, predicted_at
+        )
 
-    def _append(
-        self, cases: pl.DataFrame, probability: np.ndarray, champion: Champion, predicted_at: datetime
-    ) -> list[str]:
+    def score_columns(self, cases: CaseColumns, predicted_at: datetime) -> Scored:
+        """Like :meth:`score`, for cases that are columns of plain values already: no frame is made of them."""
+        champion = self.champion
+        probability = champion.bundle.score_matrix(champion.encoder(cases.features))
+        return self._answered(cases, probability, champion, predicted_at)
+
+    def _answered(
+        self, cases: CaseColumns, probability: np.ndarray, champion: Champion, predicted_at: datetime
+    ) -> Scored:
         bundle = champion.bundle
+        prediction = (probability >= bundle.threshold).astype(np.int8)
         scorer = Scorer(champion.version, bundle.fingerprint, bundle.threshold)
         try:
-            return self._log.append(
-                cases, self._case.feature_names, probability.tolist(), scorer, predicted_at
+            ids = (
+                self._log.append_columns(cases, probability, scorer, predicted_at) if cases.entity_id else []
             )
         except OSError as error:
             raise LogNotDurable(
                 f"the prediction log in {self._log.folder} cannot be written ({error.strerror or error}): "
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
+        return Scored(ids, probability, prediction, champion)

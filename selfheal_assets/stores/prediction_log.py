@@ -1,44 +1,51 @@
-"""The prediction log: segments that the service appends and Dagster ingests.
+"""The prediction log: what the service answered, appended by it and ingested by Dagster.
 
-One JSON line per batch of answers, flushed to disk before the answers leave. A writer owns one segment in
-``open/`` (held by a file lock) and moves it to ``ready/`` when it is full, old or closed. Ingestion is
-idempotent: rows are keyed by ``prediction_id``, a finished segment is remembered and then removed. A torn last
+One line of JSON for each group of answers, durable before any of them leaves (``segments`` says how). Ingestion
+is idempotent: rows are keyed by ``prediction_id``, a finished segment is remembered and then removed. A torn last
 line (the writer died) is reported and skipped; the rows before it are kept.
 """
 
-import fcntl
-import json
-import os
-import threading
-import time
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import orjson
 import polars as pl
 
 from selfheal_assets.core.encoding import polars_type
-from selfheal_assets.stores.durable import sync_folder
+from selfheal_assets.stores.segments import (
+    DamagedSegment,
+    Durability,
+    SegmentWriter,
+    adopt_abandoned,
+    read_lines,
+    segments,
+    unframed,
+)
 from selfheal_assets.stores.tables import feature_list
 from selfheal_assets.stores.warehouse import Warehouse, one
 from selfheal_assets.use_case import UseCase
 
-SCHEMA_VERSION = 1
-_VISIBLE = "[!.]*.jsonl"  # pathlib's '*' matches hidden files too
-
-
-class DamagedSegment(ValueError):
-    """A segment holds a complete line that no writer of ours has written."""
+SCHEMA_VERSION = 2
+_CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
+_ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
+_GROUP_COLUMNS = {
+    "predicted_at": pl.String,
+    "model_version": pl.Int32,
+    "model_fingerprint": pl.String,
+    "role": pl.String,
+    "threshold": pl.Float64,
+}
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Who gave the scores of a batch."""
+    """Who gave the scores of a group."""
 
     model_version: int
     model_fingerprint: str
@@ -46,17 +53,53 @@ class Scorer:
     role: str = "champion"
 
 
-class PredictionLog:
-    """Appends batches durably. Safe to share between threads of one process; processes get segments each."""
+@dataclass(frozen=True)
+class CaseColumns:
+    """Cases column by column, in the shape of the log: lists of equal length.
 
-    def __init__(self, folder: Path, max_bytes: int = 64_000_000, max_age_s: float = 5.0) -> None:
+    ``event_time`` is ISO 8601, naive UTC, or ``None`` for the time of the answer; ``features`` holds float, int,
+    str or ``None`` under each name.
+    """
+
+    entity_id: list[str]
+    event_time: list[str | None]
+    features: Mapping[str, list[Any]]
+
+    @property
+    def rows(self) -> int:
+        """How many cases."""
+        return len(self.entity_id)
+
+
+def case_columns(cases: pl.DataFrame, features: Sequence[str]) -> CaseColumns:
+    """Columns of a frame that holds ``entity_id``, ``event_time`` (Datetime) and the features."""
+    return CaseColumns(
+        cases["entity_id"].to_list(),
+        [t.isoformat() for t in cases["event_time"].to_list()],
+        {name: cases[name].to_list() for name in features},
+    )
+
+
+class PredictionLog:
+    """Appends groups of answers. Safe to share between threads of one process; processes get segments each.
+
+    Args:
+        folder: of the log.
+        durability: what has happened to a group when it counts as logged.
+        max_bytes, max_age_s: when a segment is handed over, see :class:`SegmentWriter`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        durability: Durability = Durability.fsync,
+        max_bytes: int = 64_000_000,
+        max_age_s: float = 5.0,
+    ) -> None:
         self.folder = folder
-        self._max_bytes = max_bytes
-        self._max_age_s = max_age_s
-        self._mutex = threading.Lock()
-        self._file: Any = None
-        self._path = folder
-        self._opened_at = 0.0
+        self.durability = durability
+        self._segments = SegmentWriter(folder, durability, max_bytes, max_age_s)
+        self.seal_if_old, self.close = self._segments.seal_if_old, self._segments.close
 
     def append(
         self,
@@ -66,137 +109,101 @@ class PredictionLog:
         scorer: Scorer,
         predicted_at: datetime,
     ) -> list[str]:
-        """Write one batch and return its prediction ids; the rows are on disk when this returns.
+        """:meth:`append_columns` for a frame with ``entity_id``, ``event_time`` and the features."""
+        scores = np.asarray(probability, dtype=np.float64)
+        return self.append_columns(case_columns(cases, features), scores, scorer, predicted_at)
+
+    def append_columns(
+        self, cases: CaseColumns, probability: np.ndarray, scorer: Scorer, predicted_at: datetime
+    ) -> list[str]:
+        """Write one group and return its prediction ids; the rows are durable when this returns.
 
         Args:
-            cases: ``entity_id``, ``event_time`` and the features.
-            features: names of the features to log.
-            probability: of each case.
+            cases: what was asked.
+            probability: float64, shape (cases,), all finite.
             scorer: the model that scored.
             predicted_at: when, naive UTC.
+
+        Raises:
+            ValueError: a probability is not finite; nothing was written.
+            OSError: the log cannot be written; nothing was.
         """
-        batch = uuid.uuid4().hex
-        line = {
+        if not np.isfinite(probability).all():
+            raise ValueError(
+                f"version {scorer.model_version} gave a score that is no number: nothing is logged"
+            )
+        batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
+        group = {
             "schema": SCHEMA_VERSION,
             "batch": batch,
-            "predicted_at": predicted_at.isoformat(),
+            "predicted_at": moment,
             "model_version": scorer.model_version,
             "model_fingerprint": scorer.model_fingerprint,
             "role": scorer.role,
             "threshold": scorer.threshold,
-            "entity_id": cases["entity_id"].to_list(),
-            "event_time": [t.isoformat() for t in cases["event_time"].to_list()],
-            "probability": [float(p) for p in probability],
-            "features": {name: cases[name].to_list() for name in features},
+            "entity_id": cases.entity_id,
+            "event_time": [t or moment for t in cases.event_time],
+            "probability": probability,
+            "features": cases.features,
         }
-        self._write(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        return [f"{batch}-{i}" for i in range(cases.height)]
-
-    def _write(self, line: bytes) -> None:
-        with self._mutex:
-            if self._file is None:
-                self._file = self._open()
-            self._write_durably(line)
-            if self._file.tell() >= self._max_bytes or time.monotonic() - self._opened_at > self._max_age_s:
-                self._seal()
-
-    def _write_durably(self, line: bytes) -> None:
-        """The whole line or, on a full disk, nothing: half a line would spoil the next one."""
-        before = self._file.tell()
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fdatasync(self._file.fileno())
-        except OSError:
-            os.ftruncate(self._file.fileno(), before)
-            self._file.seek(before)
-            raise
-
-    def _open(self) -> Any:
-        opened = self.folder / "open"
-        opened.mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
-        hidden = opened / f".{name}"
-        segment = hidden.open("wb", buffering=0)
-        # Before it can be seen: a visible unlocked segment is a dead writer's.
-        fcntl.flock(segment, fcntl.LOCK_EX)
-        self._path = opened / name
-        os.rename(hidden, self._path)
-        sync_folder(opened)
-        self._opened_at = time.monotonic()
-        return segment
-
-    def _seal(self) -> None:
-        ready = self.folder / "ready"
-        ready.mkdir(exist_ok=True)
-        os.rename(self._path, ready / self._path.name)
-        sync_folder(ready)
-        self._file.close()
-        self._file = None
-
-    def close(self) -> None:
-        """Seal the open segment, if there is one."""
-        with self._mutex:
-            if self._file is not None:
-                self._seal()
-
-
-def _adopt_abandoned(folder: Path) -> None:
-    """Move segments whose writer died (nobody holds their lock) to ``ready/``."""
-    ready = folder / "ready"
-    for path in sorted((folder / "open").glob(_VISIBLE)):
-        # Held: its writer lives. Gone: its writer has just moved it to ready/ itself.
-        with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as segment:
-            fcntl.flock(segment, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ready.mkdir(exist_ok=True)
-            os.rename(path, ready / path.name)
+        self._segments.append(orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY))
+        return [f"{batch}-{i}" for i in range(len(cases.entity_id))]
 
 
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
     """Rows of a segment in the shape of the ``prediction_log`` table, and the size of its torn tail in bytes.
 
     Raises:
-        DamagedSegment: a line before the tail cannot be read.
+        DamagedSegment: a line before the tail is not as it was written.
     """
-    content = path.read_bytes()
-    whole, _, tail = content.rpartition(b"\n")
-    frames = []
-    for number, line in enumerate(whole.split(b"\n"), 1):
+    lines, torn = read_lines(path.read_bytes())
+    rows = _Rows(case)
+    for number, line in lines:
         try:
-            frames += [_batch_frame(json.loads(line), case, path.name)] if line else []
-        except (ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+            rows.add(orjson.loads(unframed(line)))
+        except (ValueError, KeyError, TypeError) as error:
             raise DamagedSegment(
                 f"{path}, line {number}: not a line of the prediction log ({type(error).__name__}: {error}); nothing "
                 "was ingested. Mend the line or move the file out of the folder, then ingest again"
             ) from error
-    return (pl.concat(frames) if frames else pl.DataFrame()), len(tail)
+    return rows.frame(path.name), torn
 
 
-def _batch_frame(batch: dict[str, Any], case: UseCase, segment: str) -> pl.DataFrame:
-    rows = len(batch["entity_id"])
-    given = batch["features"]
-    features = {
-        f.name: pl.Series(given.get(f.name, [None] * rows), dtype=polars_type(f)) for f in case.features
-    }
-    return pl.DataFrame(
-        {
-            "prediction_id": [f"{batch['batch']}-{i}" for i in range(rows)],
-            "entity_id": pl.Series(batch["entity_id"], dtype=pl.String),
-            "predicted_at": [datetime.fromisoformat(batch["predicted_at"])] * rows,
-            "event_time": [datetime.fromisoformat(t) for t in batch["event_time"]],
-            "model_version": pl.Series([batch["model_version"]] * rows, dtype=pl.Int32),
-            "model_fingerprint": [batch["model_fingerprint"]] * rows,
-            "role": [batch["role"]] * rows,
-            **features,
-            "probability": pl.Series(batch["probability"], dtype=pl.Float64),
-            "prediction": pl.Series(
-                [int(p >= batch["threshold"]) for p in batch["probability"]], dtype=pl.Int8
-            ),
-            "threshold": pl.Series([batch["threshold"]] * rows, dtype=pl.Float64),
-            "segment_file": [segment] * rows,
-        }
-    )
+class _Rows:
+    """Collects groups column by column, as a frame for each group would cost more than its rows."""
+
+    def __init__(self, case: UseCase) -> None:
+        self._types = {f.name: polars_type(f) for f in case.features}
+        self._cases: dict[str, list[Any]] = {name: [] for name in ("prediction_id", *_CASE_COLUMNS)}
+        self._features: dict[str, list[Any]] = {name: [] for name in self._types}
+        self._groups: dict[str, list[Any]] = {name: [] for name in _GROUP_COLUMNS}
+        self._sizes: list[int] = []
+
+    def add(self, group: dict[str, Any]) -> None:
+        """Take one group in."""
+        if group["schema"] != SCHEMA_VERSION:
+            raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
+        size, given = len(group["entity_id"]), group["features"]
+        self._cases["prediction_id"] += [f"{group['batch']}-{i}" for i in range(size)]
+        for name in _CASE_COLUMNS:
+            self._cases[name] += group[name]
+        for name, values in self._features.items():
+            values += given.get(name) or [None] * size
+        for name, values in self._groups.items():
+            values.append(group[name])
+        self._sizes.append(size)
+
+    def frame(self, segment: str) -> pl.DataFrame:
+        """Everything collected, in the shape of the ``prediction_log`` table."""
+        repeat = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        groups = pl.DataFrame(self._groups, schema=_GROUP_COLUMNS)[repeat]
+        columns = {n: pl.Series(self._features[n], dtype=t) for n, t in self._types.items()}
+        return pl.DataFrame(self._cases | columns, schema_overrides=_CASE_COLUMNS).with_columns(
+            *groups.with_columns(pl.col("predicted_at").str.to_datetime(_ISO)),
+            pl.col("event_time").str.to_datetime(_ISO),
+            prediction=(pl.col("probability") >= groups["threshold"]).cast(pl.Int8),
+            segment_file=pl.lit(segment),
+        )
 
 
 @dataclass(frozen=True)
@@ -215,10 +222,8 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     Rows and the note that a segment is done are one transaction; its file is removed only afterwards. Segments
     that a live service still writes are read up to their last complete line and read again next time.
     """
-    if (folder / "open").is_dir():
-        _adopt_abandoned(folder)
-    finished = sorted((folder / "ready").glob(_VISIBLE))
-    live = sorted((folder / "open").glob(_VISIBLE))
+    adopt_abandoned(folder)
+    finished, live = segments(folder, "ready"), segments(folder, "open")
     read = added = torn_total = 0
     with warehouse.write() as connection:
         done = {row[0] for row in connection.execute("select segment_file from ingested_segments").fetchall()}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfheal_assets.core.encoding import encode, learn_vocabulary, polars_type, unseen_categories
+from selfheal_assets.core.encoding import ColumnEncoder, encode, learn_vocabulary, polars_type
 from selfheal_assets.core.spec import Feature
 
 NAN = float("nan")
@@ -76,10 +76,28 @@ def test_equal_categories_get_equal_positions_and_others_do_not(kinds):
 
 
 def test_unseen_categories_are_named():
-    row = {"amount": 1.0, "count": None, "kind": "z"}
-    assert unseen_categories(row, FEATURES, {"kind": ["a"]}) == ["kind"]
-    assert unseen_categories(row | {"kind": "a"}, FEATURES, {"kind": ["a"]}) == []
-    assert unseen_categories(row | {"kind": None}, FEATURES, {"kind": ["a"]}) == []
+    columns = {"amount": [1.0, 1.0, 1.0], "count": [None] * 3, "kind": ["z", "a", None]}
+    encoder = ColumnEncoder(FEATURES, {"kind": ["a"]})
+    assert [encoder.unseen(columns, row) for row in range(3)] == [["kind"], [], []]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.floats(-3.4e38, 3.4e38),
+            st.none() | st.integers(-(2**63), 2**63 - 1),
+            st.none() | st.sampled_from(["a", "b", "never seen"]),
+        ),
+        min_size=1,
+    )
+)
+def test_columns_of_plain_values_are_encoded_like_a_frame(rows):
+    columns = dict(zip(("amount", "count", "kind"), map(list, zip(*rows, strict=True)), strict=True))
+    frame = pl.DataFrame({f.name: pl.Series(columns[f.name], dtype=polars_type(f)) for f in FEATURES})
+    vocabulary = {"kind": ["a", "b"]}
+    np.testing.assert_array_equal(
+        ColumnEncoder(FEATURES, vocabulary)(columns), encode(frame, FEATURES, vocabulary)
+    )
 
 
 @pytest.mark.parametrize(("feature", "dtype"), [(AMOUNT, pl.Float64), (COUNT, pl.Int64), (KIND, pl.String)])

@@ -1,15 +1,16 @@
 """The prediction log: an acknowledged answer is never lost, and none is counted twice."""
 
-import json
 import shutil
 import threading
 from datetime import datetime
 from pathlib import Path
 
+import orjson
 import polars as pl
 import pytest
 
 from selfheal_assets.stores.prediction_log import DamagedSegment, PredictionLog, Scorer, ingest, read_segment
+from selfheal_assets.stores.segments import framed, unframed
 from selfheal_assets_tests.stores.conftest import kill_after, lines_until_killed, members, process
 
 pytestmark = pytest.mark.integration
@@ -131,7 +132,7 @@ def test_a_feature_that_was_not_logged_is_missing(warehouse, case, folder):
 
 def test_a_score_that_is_no_number_is_refused_and_leaves_no_trace(warehouse, case, folder):
     log = PredictionLog(folder)
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(ValueError, match="version 3 gave a score that is no number"):
         log.append(members(2), FEATURES, [0.1, float("nan")], SCORER, SERVED)
     ids = answer(log, 2).split()
     log.close()
@@ -202,7 +203,8 @@ def test_a_torn_tail_is_reported_once_and_the_rows_before_it_kept(warehouse, cas
         lambda line: b"\0" * len(line),
         lambda line: line[:-9],
         lambda line: b"[]",
-        lambda line: json.dumps(json.loads(line) | {"entity_id": None}).encode(),
+        lambda line: framed(orjson.dumps(orjson.loads(unframed(line)) | {"entity_id": None}))[:-1],
+        lambda line: framed(orjson.dumps(orjson.loads(unframed(line)) | {"schema": 1}))[:-1],
         lambda line: line.replace(b'"fee":[0.0,', b'"fee":["",'),
         lambda line: line.replace(b"2021-02-03", b"2021-02-31"),
     ],
@@ -287,7 +289,7 @@ def test_the_segment_of_a_living_writer_is_read_and_left_to_it(warehouse, case, 
         (segment,) = segments(folder, "open")
         second = told(4)
         assert segments(folder, "open") == [segment], "it was not stolen"
-        assert sorted(json.loads(segment.read_bytes().splitlines()[1])["entity_id"]) == [
+        assert sorted(orjson.loads(unframed(segment.read_bytes().splitlines()[1]))["entity_id"]) == [
             "m0",
             "m1",
             "m2",

@@ -1,0 +1,167 @@
+"""Segment files: lines appended durably by one writer, read by another process once they are done with.
+
+Each line carries a checksum of its contents, so that a torn tail and a flipped bit are told apart from what was
+written. A writer owns one segment in ``open/``, held by a file lock, and moves it to ``ready/`` when it is full,
+old or closed; a segment in ``open/`` that nobody holds is a dead writer's. What a line means belongs to its user.
+"""
+
+import fcntl
+import os
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from selfheal_assets.stores.durable import sync_folder
+
+_VISIBLE = "[!.]*.jsonl"  # pathlib's '*' matches hidden files too
+_CHECKSUM_DIGITS = 8
+
+
+class Durability(StrEnum):
+    """What has happened to a line when ``append`` returns.
+
+    ``fsync``: it is on disk and survives a power cut. ``os``: the operating system has it, so it survives the
+    death of the process. ``none``: it waits in the process's memory.
+    """
+
+    fsync = "fsync"
+    os = "os"
+    none = "none"
+
+
+class DamagedSegment(ValueError):
+    """A segment holds a complete line that no writer of ours has written."""
+
+
+def framed(content: bytes) -> bytes:
+    """A line that carries ``content``, which holds no line break, behind its CRC-32."""
+    return b"%08x %b\n" % (zlib.crc32(content), content)
+
+
+def unframed(line: bytes) -> bytes:
+    """Contents of a line without its line break.
+
+    Raises:
+        ValueError: the contents are not those that were written.
+    """
+    checksum, content = line[:_CHECKSUM_DIGITS], line[_CHECKSUM_DIGITS + 1 :]
+    if checksum != b"%08x" % zlib.crc32(content) or line[_CHECKSUM_DIGITS : _CHECKSUM_DIGITS + 1] != b" ":
+        raise ValueError("its checksum does not match")
+    return content
+
+
+class SegmentWriter:
+    """Appends lines to segments of its own. Safe to share between threads of one process.
+
+    Args:
+        folder: holds ``open/`` and ``ready/``.
+        durability: what ``append`` waits for.
+        max_bytes: a segment that has reached this size is sealed.
+        max_age_s: so is one of this age, when it is next written to or :meth:`seal_if_old` is called.
+    """
+
+    def __init__(
+        self, folder: Path, durability: Durability, max_bytes: int = 64_000_000, max_age_s: float = 5.0
+    ) -> None:
+        self.folder = folder
+        self.durability = durability
+        self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._mutex = threading.Lock()
+        self._file: Any = None
+        self._path = folder
+        self._opened_at = 0.0
+
+    def append(self, content: bytes) -> None:
+        """Write one line: the whole of it, or nothing at all.
+
+        Raises:
+            OSError: it could not be written; the segment is as it was before.
+        """
+        with self._mutex:
+            if self._file is None:
+                self._file = self._open()
+            self._write(framed(content))
+            if self._file.tell() >= self._max_bytes or self._is_old():
+                self._seal()
+
+    def seal_if_old(self) -> None:
+        """Hand over a segment that has its age although nothing is written any more."""
+        with self._mutex:
+            if self._file is not None and self._is_old():
+                self._seal()
+
+    def close(self) -> None:
+        """Seal the open segment, if there is one."""
+        with self._mutex:
+            if self._file is not None:
+                self._seal()
+
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._opened_at > self._max_age_s
+
+    def _write(self, line: bytes) -> None:
+        """On a full disk nothing stays: half a line would spoil the next one."""
+        before = self._file.tell()
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            if self.durability is Durability.fsync:
+                os.fdatasync(self._file.fileno())
+        except OSError:
+            os.ftruncate(self._file.fileno(), before)
+            self._file.seek(before)
+            raise
+
+    def _open(self) -> Any:
+        opened = self.folder / "open"
+        opened.mkdir(parents=True, exist_ok=True)
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
+        hidden = opened / f".{name}"
+        segment = hidden.open("wb", buffering=1 << 20 if self.durability is Durability.none else 0)
+        # Before it can be seen: a visible unlocked segment is a dead writer's.
+        fcntl.flock(segment, fcntl.LOCK_EX)
+        self._path = opened / name
+        os.rename(hidden, self._path)
+        sync_folder(opened)
+        self._opened_at = time.monotonic()
+        return segment
+
+    def _seal(self) -> None:
+        self._file.flush()
+        ready = self.folder / "ready"
+        ready.mkdir(exist_ok=True)
+        os.rename(self._path, ready / self._path.name)
+        sync_folder(ready)
+        self._file.close()
+        self._file = None
+
+
+def adopt_abandoned(folder: Path) -> None:
+    """Move segments whose writer died (nobody holds their lock) to ``ready/``."""
+    ready = folder / "ready"
+    for path in sorted((folder / "open").glob(_VISIBLE)):
+        # Held: its writer lives. Gone: its writer has just moved it to ready/ itself.
+        with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as segment:
+            fcntl.flock(segment, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ready.mkdir(exist_ok=True)
+            os.rename(path, ready / path.name)
+
+
+def segments(folder: Path, place: str) -> list[Path]:
+    """Segments in ``open`` or ``ready``, oldest first."""
+    return sorted((folder / place).glob(_VISIBLE))
+
+
+def read_lines(content: bytes) -> tuple[Iterator[tuple[int, bytes]], int]:
+    """Numbered complete lines of a segment, and the size of its torn tail in bytes."""
+    whole, _, tail = content.rpartition(b"\n")
+    numbered = ((n, line) for n, line in enumerate(whole.split(b"\n"), 1) if line)
+    return numbered, len(tail)

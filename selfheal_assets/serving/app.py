@@ -31,7 +31,7 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
     case = settings.case
     log = PredictionLog(settings.prediction_log, Durability(settings.durability))
     scoring = ScoringService(ModelRegistry(settings), log, case)
-    group = GroupCommit(scoring, settings.now, idle=log.seal_if_old)
+    group = GroupCommit(scoring, settings.now, idle=log.tend)
     service = Service(settings, scoring, group, Counters(settings.now()))
     app = FastAPI(
         title=f"selfheal: {case.title}",
@@ -52,6 +52,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(scoring.refresh)
+        await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
             target=_watch, args=(scoring, stopped, refresh_s), name="champion", daemon=True

@@ -105,6 +105,11 @@ class ScoringService:
         return champion
 
     @property
+    def log_problem(self) -> str | None:
+        """Why the log cannot be written, so that nothing is answered, or ``None``."""
+        return self._log.problem
+
+    @property
     def durability(self) -> str:
         """What an answer waits for, see ``segments.Durability``."""
         return self._log.durability.value

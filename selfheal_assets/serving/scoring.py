@@ -105,6 +105,11 @@ class ScoringService:
         return champion
 
     @property
+    def durability(self) -> str:
+        """What an answer waits for, see ``segments.Durability``."""
+        return self._log.durability.value
+
+    @property
     def problem(self) -> str | None:
         """Why the last :meth:`refresh` could not follow the registry, or ``None``."""
         return self._problem

@@ -42,7 +42,7 @@ def about_router(service: Service) -> APIRouter:
 
 
 def _health(scoring: ScoringService) -> dict[str, Any]:
-    answer: dict[str, Any] = {"log_durability": "fsync", "problem": scoring.problem}
+    answer: dict[str, Any] = {"log_durability": scoring.durability, "problem": scoring.problem}
     try:
         champion = scoring.champion
     except NoChampion as error:

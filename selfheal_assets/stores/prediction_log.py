@@ -98,6 +98,7 @@ class PredictionLog:
     ) -> None:
         self.folder = folder
         self.durability = durability
+        self.problem: str | None = None  # why the last append failed
         self._segments = SegmentWriter(folder, durability, max_bytes, max_age_s)
         self.seal_if_old, self.close = self._segments.seal_if_old, self._segments.close
 
@@ -146,7 +147,15 @@ class PredictionLog:
             "probability": probability,
             "features": cases.features,
         }
-        self._segments.append(orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY))
+        line = orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY)
+        try:
+            self._segments.append(line)
+        except OSError as error:
+            self.problem = (
+                f"the prediction log in {self.folder} cannot be written ({error.strerror or error})"
+            )
+            raise
+        self.problem = None
         return [f"{batch}-{i}" for i in range(len(cases.entity_id))]
 
 

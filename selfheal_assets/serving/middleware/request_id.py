@@ -1,16 +1,20 @@
-"""A name for each request, that client and service can both tell."""
+"""A name for each request, that client, service and log can all tell."""
 
 import uuid
+from contextvars import ContextVar
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-REQUEST_ID = "X-Request-ID"
+from selfheal_assets.serving.asgi import header
+
+REQUEST_ID = b"x-request-id"
 _ID_CHARACTERS = 128
+
+current_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 class RequestId:
-    """Answers carry the client's ``X-Request-ID``, or a new one, so that both sides can name a request."""
+    """Answers carry the client's ``X-Request-ID``, or a new one; so does every line logged for the request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -20,13 +24,14 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(REQUEST_ID.lower().encode(), b"").decode("latin-1")
+        given = (header(scope, REQUEST_ID) or b"").decode("latin-1")
         fits = given.isascii() and given.isprintable() and 0 < len(given) <= _ID_CHARACTERS
         request_id = given if fits else uuid.uuid4().hex
+        current_request_id.set(request_id)
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id.encode())]
             await send(message)
 
         await self._app(scope, receive, send_named)

@@ -13,10 +13,14 @@ from selfheal_assets_tests.conftest import Lived, selfheal
 pytestmark = pytest.mark.integration
 
 OPTIONS = {
-    (): {"replay", "serve", "dev", "data"},
+    (): {"replay", "serve", "dev", "data", "keys"},
     ("replay",): {"--fresh", "--full", "--until"},
     ("serve",): {"--host", "--port"},
     ("dev",): {"--port"},
+    ("keys",): {"create", "revoke", "list"},
+    ("keys", "create"): {"--name", "--expires-in"},
+    ("keys", "revoke"): {"ID|NAME"},
+    ("keys", "list"): {"--json"},
     ("data",): {"fetch", "sample"},
     ("data", "fetch"): {"USE_CASE", "sba_loans"},
     ("data", "sample"): {"USE_CASE", "sba_loans"},

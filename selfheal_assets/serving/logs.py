@@ -1,4 +1,4 @@
-"""The log of the service, one object of JSON a line or text, of uvicorn as of ours. How it looks, not what it says."""
+"""How the service's log looks, uvicorn's lines like ours: an object of JSON a line, or text."""
 
 import logging
 from typing import Any, Literal

@@ -9,13 +9,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selfheal_assets.serving.asgi import raw_path, send_json
 from selfheal_assets.serving.metrics import Metrics
-from selfheal_assets.serving.middleware.authenticate import HOLDER
+from selfheal_assets.serving.middleware.authenticate import HEALTH, HOLDER
 from selfheal_assets.serving.middleware.request_id import current_request_id
 
 logger = logging.getLogger("selfheal.access")
 
 ELSEWHERE = "other"  # one label for every path that is no endpoint: clients must not make time series
-_QUIET = {"/predict", "/predict/batch", "/health", "/health/live", "/health/ready", "/metrics"}
+_QUIET = {"/predict", "/predict/batch", "/metrics"}
 _REFUSED, _FAILED = 400, 500
 
 
@@ -26,7 +26,7 @@ class Observe:
         app: everything else.
         metrics: of this process.
         paths: of the endpoints.
-        access_log: ``all``, ``quiet`` (no line for a success of an endpoint that is asked all the time) or ``off``.
+        access_log: ``all``, ``quiet`` (none for a probe, nor for a success of what is asked all the time), ``off``.
         slow_s: a request that takes longer gets a line, unless ``off``.
     """
 
@@ -66,10 +66,15 @@ class Observe:
         if status >= _REFUSED:
             self._metrics.add("unavailable_answers" if status >= _FAILED else "refused_requests")
         slow = seconds >= self._slow_s
-        if self._access_log == "off":
-            return
-        if status >= _REFUSED or slow or self._access_log == "all" or route not in _QUIET:
+        if self._access_log == "all" or (self._access_log == "quiet" and _is_worth_it(route, status, slow)):
             _log(scope, route, status, seconds, slow)
+
+
+def _is_worth_it(route: str, status: int, slow: bool) -> bool:
+    """A probe repeats what has been logged once, by whoever found it."""
+    if route in HEALTH:
+        return slow
+    return status >= _REFUSED or slow or route not in _QUIET
 
 
 def _log(scope: Scope, route: str, status: int, seconds: float, slow: bool) -> None:

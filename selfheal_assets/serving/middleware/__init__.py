@@ -31,6 +31,7 @@ def build_middlewares(service: Service, paths: Collection[str]) -> list[Middlewa
     limited = [Middleware(RateLimit, limit=settings.rate_limit)] if settings.rate_limit else []
     return [
         Middleware(RequestId),
+        Middleware(SecurityHeaders),
         Middleware(
             Observe,
             metrics=service.counters,
@@ -38,7 +39,6 @@ def build_middlewares(service: Service, paths: Collection[str]) -> list[Middlewa
             access_log=settings.access_log,
             slow_s=settings.slow_request_s,
         ),
-        Middleware(SecurityHeaders),
         Middleware(
             Authenticate,
             keys=service.keys,

@@ -332,6 +332,7 @@ def test_monitoring_before_anything_was_published(client: TestClient):
     client.post("/predict", json={})
     stats = client.get("/monitoring/stats").json()
     assert (stats["health"], stats["decisions"]) == (None, [])
+    assert (stats["predictions"], stats["open_alarms"]) == (None, None)
     counts = stats["service"]["counts"]
     assert {
         k: counts[k] for k in ("requests", "predictions", "predictions_with_warnings", "refused_requests")

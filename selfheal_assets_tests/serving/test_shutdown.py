@@ -51,7 +51,9 @@ class Traffic:
 
 
 @contextmanager
-def served(installation: Installation, log: Path, **values: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def served(
+    installation: Installation, log: Path, **values: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     settings, port = installation.settings, free_port()
     values = {
         "SELFHEAL_HOME": str(settings.home),

@@ -20,6 +20,7 @@ from selfheal_assets.core.spec import (
     Period,
     Policy,
     Segment,
+    Serving,
     Spec,
     Training,
 )
@@ -63,6 +64,7 @@ class UseCase(Spec):
     monitoring: Monitoring = Monitoring()
     compared: Period | None = None
     policy: Policy = Policy()
+    serving: Serving = Serving()
     training: Training = Training()
 
     @model_validator(mode="after")

@@ -39,6 +39,7 @@ class Feature(Spec):
 
     ``min`` and ``max`` bound numbers and integers; ``values`` lists what a category may hold (open when
     omitted). ``known_at`` says when the value is known: only what is known at application time may be used.
+    ``reason`` is how a client is told that this feature raised a score.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -49,6 +50,7 @@ class Feature(Spec):
     nullable: bool = False
     known_at: Literal["application", "outcome"] = "application"
     description: str = ""
+    reason: str = ""
 
     @model_validator(mode="after")
     def _bounds_fit_the_type(self) -> Self:
@@ -182,6 +184,17 @@ class Policy(Spec):
     )
     gates: GatePolicy = GatePolicy()
     alarms: AlarmPolicy = AlarmPolicy()
+
+
+class Serving(Spec):
+    """How the service answers.
+
+    ``unseen_category``: a category that the model has never seen is scored as missing, or refused.
+    ``shadow``: who scores the same cases off the answer's path, and is logged with its role.
+    """
+
+    unseen_category: Literal["missing", "refuse"] = "missing"
+    shadow: Literal["nobody", "challenger", "predecessor"] = "nobody"
 
 
 class Training(Spec):

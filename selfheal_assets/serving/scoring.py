@@ -6,9 +6,11 @@ belongs here. Which version is champion is the registry's word; this module only
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from time import perf_counter
 
 import numpy as np
 import polars as pl
@@ -78,15 +80,23 @@ class ScoringService:
         registry: says which version is champion, and loads it.
         log: where answers are written before they leave.
         case: the use case; its features are what is scored and logged.
+        appended: told how many seconds the log took to make a group durable.
     """
 
-    def __init__(self, registry: ModelRegistry, log: PredictionLog, case: UseCase) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        log: PredictionLog,
+        case: UseCase,
+        appended: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._registry = registry
         self._log = log
         self._case = case
         self._champion: Champion | None = None
         self._refreshing = threading.Lock()
         self._problem: str | None = None
+        self._appended = appended
 
     @property
     def champion(self) -> Champion:
@@ -105,14 +115,14 @@ class ScoringService:
         return champion
 
     @property
-    def log_problem(self) -> str | None:
-        """Why the log cannot be written, so that nothing is answered, or ``None``."""
-        return self._log.problem
-
-    @property
     def durability(self) -> str:
         """What an answer waits for, see ``segments.Durability``."""
         return self._log.durability.value
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why the log cannot be written, or ``None``."""
+        return self._log.problem
 
     @property
     def problem(self) -> str | None:
@@ -200,6 +210,7 @@ class ScoringService:
         bundle = champion.bundle
         prediction = (probability >= bundle.threshold).astype(np.int8)
         scorer = Scorer(champion.version, bundle.fingerprint, bundle.threshold)
+        started = perf_counter()
         try:
             ids = (
                 self._log.append_columns(cases, probability, scorer, predicted_at) if cases.entity_id else []
@@ -209,4 +220,5 @@ class ScoringService:
                 f"the prediction log in {self._log.folder} cannot be written ({error.strerror or error}): "
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
+        self._appended(perf_counter() - started)
         return Scored(ids, probability, prediction, champion)

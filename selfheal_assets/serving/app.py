@@ -52,6 +52,7 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
     add_error_answers(app)
     describe(app, service)
     paths = {route.path for router in routers for route in router.routes}  # pyright: ignore[reportAttributeAccessIssue]
+    paths.add("/openapi.json")
     for middleware in reversed(build_middlewares(service, paths)):  # FastAPI puts each around those before
         app.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
     return app

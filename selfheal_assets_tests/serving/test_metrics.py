@@ -43,6 +43,7 @@ def asked(client: TestClient) -> None:
 
 def test_metrics_agree_with_what_was_asked(client: TestClient, installation: Installation):
     asked(client)
+    client.get("/openapi.json")
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     found = samples(answer.text)
@@ -56,6 +57,7 @@ def test_metrics_agree_with_what_was_asked(client: TestClient, installation: Ins
         ("/predict", "415", 1),
         ("/labels", "202", 1),
         ("other", "404", 2),
+        ("/openapi.json", "200", 1),
     ]:
         assert value(found, "request_seconds_count", route=route, status=status) == count
         assert 0 < value(found, "request_seconds_sum", route=route, status=status) < 10

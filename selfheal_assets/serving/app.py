@@ -13,6 +13,7 @@ from selfheal_assets.serving.careful import CarefulPath
 from selfheal_assets.serving.errors import add_error_answers
 from selfheal_assets.serving.group_commit import GroupCommit
 from selfheal_assets.serving.hot_path import HotPath
+from selfheal_assets.serving.label_intake import LabelIntake
 from selfheal_assets.serving.request_id import RequestId
 from selfheal_assets.serving.routes import Service, build_routers
 from selfheal_assets.serving.scoring import ScoringService
@@ -20,6 +21,7 @@ from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.answers import AnswerStore
 from selfheal_assets.stores.dead_letters import DeadLetters
+from selfheal_assets.stores.label_log import LabelLog
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
 
@@ -37,11 +39,12 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
     group = GroupCommit(scoring, settings.now, idle=log.seal_if_old)
     counters = Counters(settings.now())
     careful = _careful_path(settings, scoring, counters)
-    service = Service(settings, scoring, group, careful, counters)
+    labels = LabelIntake(LabelLog(settings.label_landing, log.durability))
+    service = Service(settings, scoring, group, careful, labels, counters)
     app = FastAPI(
         title=f"selfheal: {case.title}",
         description=f"{case.description}\n\nEach answer is on disk, in the prediction log, before it leaves.",
-        lifespan=_lifespan(scoring, group, careful, log, refresh_s),
+        lifespan=_lifespan(service, log, refresh_s),
     )
     for router in build_routers(service):
         app.include_router(router)
@@ -62,8 +65,10 @@ def _careful_path(settings: Settings, scoring: ScoringService, counters: Counter
 
 
 def _lifespan(
-    scoring: ScoringService, group: GroupCommit, careful: CarefulPath, log: PredictionLog, refresh_s: float
+    service: Service, log: PredictionLog, refresh_s: float
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    scoring, paths = service.scoring, (service.group, service.careful, service.labels)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(scoring.refresh)
@@ -72,15 +77,15 @@ def _lifespan(
             target=_watch, args=(scoring, stopped, refresh_s), name="champion", daemon=True
         )
         watcher.start()
-        group.start(asyncio.get_running_loop())
-        careful.group.start(asyncio.get_running_loop())
+        for path in paths:
+            path.start(asyncio.get_running_loop())
         try:
             yield
         finally:
             stopped.set()
             await run_in_threadpool(watcher.join)
-            await run_in_threadpool(group.stop)
-            await run_in_threadpool(careful.stop)
+            for path in paths:
+                await run_in_threadpool(path.stop)
             log.close()
 
     return lifespan

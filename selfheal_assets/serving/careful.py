@@ -4,6 +4,7 @@ A request that was answered before gets the first answer again, byte for byte; `
 promised. Requests without such wishes never come here, and share neither thread nor log file with it.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -141,11 +142,15 @@ class CarefulPath:
         self._case, self._scoring, self._log = case, scoring, log
         self._store, self._letters, self._counters = store, letters, counters
         self._now, self._wall_clock = now, wall_clock
-        self.group = Grouped("careful-path", self._handle, idle=log.seal_if_old)
+        self._group = Grouped("careful-path", self._handle, idle=log.seal_if_old)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to answer requests of ``loop``."""
+        self._group.start(loop)
 
     def stop(self) -> None:
         """Answer what waits, then hand the log over."""
-        self.group.stop()
+        self._group.stop()
         self._log.close()
         self._store.close()
 
@@ -156,7 +161,7 @@ class CarefulPath:
             RequestValidationError: a key was used for something else, or a case cannot be answered.
             NoChampion, LogNotDurable: nothing was answered.
         """
-        return await self.group.done(request)
+        return await self._group.done(request)
 
     def _handle(self, requests: list[CarefulRequest]) -> Sequence[CarefulAnswer | Exception]:
         try:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-import polars as pl
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,7 +26,6 @@ from pydantic import (
 )
 
 from selfheal_assets.core.spec import Feature, FeatureType
-from selfheal_assets.stores.label_ledger import COLUMNS
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 
@@ -133,6 +131,57 @@ class LabelsAccepted(Answer):
     """Labels that are on disk, waiting for the next ingestion."""
 
     accepted: int
+
+
+class LabelsWaiting(Answer):
+    """Labels that have landed and are not in the ledger yet."""
+
+    rows: int = Field(description="Sent to this API")
+    files: int = Field(description="Dropped into the landing folder; their rows are not counted yet")
+    oldest_file_landed_at: datetime | None
+
+
+class LabelsIngested(Answer):
+    """The ledger as the last ingestion left it."""
+
+    published_at: datetime
+    rows: int
+    unmatched: int = Field(description="Rows for a case or prediction that is not known (yet); they are kept")
+    newest_recorded_at: datetime | None
+
+
+class LabelCoverage(Answer):
+    """Of the cases that a champion has scored, how many have a label."""
+
+    cases: int
+    labelled_cases: int
+    share: float | None
+
+
+class RejectedLabel(Answer):
+    """Why a row, or where `row` is null a whole file, was set aside."""
+
+    file: str
+    row: int | None
+    reason: str
+    at: datetime | None
+
+
+class LabelsRejected(Answer):
+    """What was set aside, in `rejected/` of the landing folder."""
+
+    rows: int
+    files: int
+    newest: list[RejectedLabel]
+
+
+class LabelStatus(Answer):
+    """Where labels stand. All times are UTC."""
+
+    waiting: LabelsWaiting
+    ingested: LabelsIngested | None = Field(description="Null before the first ingestion")
+    coverage: LabelCoverage | None
+    rejected: LabelsRejected
 
 
 class LabelIn(Request):
@@ -250,9 +299,8 @@ def case_columns(case: UseCase, rows: Sequence[CaseRequest]) -> CaseColumns:
     )
 
 
-def labels_frame(labels: Sequence[LabelIn], now: datetime) -> pl.DataFrame:
+def label_rows(labels: Sequence[LabelIn], now: datetime) -> list[dict[str, Any]]:
     """Validated labels in the shape of the ledger, learned at ``now`` (naive UTC)."""
-    rows = [
+    return [
         label.model_dump() | {"recorded_at": now, "occurred_at": label.occurred_at or now} for label in labels
     ]
-    return pl.DataFrame(rows, schema=COLUMNS)

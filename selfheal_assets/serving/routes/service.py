@@ -5,6 +5,7 @@ from typing import Any
 
 from selfheal_assets.serving.careful import CarefulPath
 from selfheal_assets.serving.group_commit import GroupCommit
+from selfheal_assets.serving.label_intake import LabelIntake
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
@@ -22,4 +23,5 @@ class Service:
     scoring: ScoringService
     group: GroupCommit
     careful: CarefulPath
+    labels: LabelIntake
     counters: Counters

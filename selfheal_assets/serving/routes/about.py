@@ -23,7 +23,7 @@ def about_router(service: Service) -> APIRouter:
             "use_case": case.name,
             "title": case.title,
             "description": case.description,
-            "links": links | {"monitoring/stats": "/monitoring/stats"},
+            "links": links | {p: f"/{p}" for p in ("labels/status", "monitoring/stats")},
         }
 
     @router.get("/health", responses=UNAVAILABLE)

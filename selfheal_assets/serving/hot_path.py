@@ -42,14 +42,15 @@ class HotPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         decode = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
-        if decode is None or scope["method"] != "POST" or not _is_json(scope):
+        is_json, has_key = (False, False) if decode is None else _headers(scope)
+        if decode is None or not is_json or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         body = await _body(receive)
         if body is None:
             await _send(send, 413, _detail("too_large", [], f"a body has at most {MAX_BODY_BYTES:,} bytes"))
             return
-        cases = None if scope["query_string"] or _has_key(scope) else decode(body)
+        cases = None if has_key or scope["query_string"] else decode(body)
         if cases is not None and not (self._refuses_unseen and self._has_unseen(cases)):
             await self._answer(cases, scope["path"] == "/predict", send)
         elif (path := await _duplicate_key(body)) is not None:
@@ -77,15 +78,15 @@ class HotPath:
         await _send(send, 200, orjson.dumps(content))
 
 
-def _is_json(scope: Scope) -> bool:
-    return any(
-        name == b"content-type" and value.partition(b";")[0].strip().lower() == b"application/json"
-        for name, value in scope["headers"]
-    )
-
-
-def _has_key(scope: Scope) -> bool:
-    return any(name == b"idempotency-key" for name, _ in scope["headers"])
+def _headers(scope: Scope) -> tuple[bool, bool]:
+    """Whether the body is JSON, and whether the request has a key."""
+    is_json = has_key = False
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            is_json = value == _JSON[1] or value.partition(b";")[0].strip().lower() == _JSON[1]
+        elif name == b"idempotency-key":
+            has_key = True
+    return is_json, has_key
 
 
 def _nothing(body: bytes) -> None:

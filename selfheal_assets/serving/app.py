@@ -5,19 +5,25 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
+from selfheal_assets.serving.careful import CarefulPath
 from selfheal_assets.serving.errors import add_error_answers
 from selfheal_assets.serving.group_commit import GroupCommit
+from selfheal_assets.serving.label_intake import LabelIntake
 from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.middleware import build_middlewares
 from selfheal_assets.serving.openapi import describe
 from selfheal_assets.serving.routes import Service, build_routers
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores.answers import AnswerStore
 from selfheal_assets.stores.api_keys import KeyRing
+from selfheal_assets.stores.dead_letters import DeadLetters
+from selfheal_assets.stores.label_log import LabelLog
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.segments import Durability
@@ -33,12 +39,15 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
         refresh_s: how often the registry is asked for the champion, and the file of the API keys looked at.
     """
     case = settings.case
+    durability = Durability(settings.durability)
     metrics = Metrics(settings.now(), settings.metrics_folder)
-    log = PredictionLog(settings.prediction_log, Durability(settings.durability))
+    log = PredictionLog(settings.prediction_log, durability)
     scoring = ScoringService(ModelRegistry(settings), log, case, metrics.appended)
     group = GroupCommit(scoring, settings.now, log.tend, metrics.group)
+    careful = _careful_path(settings, scoring, durability, metrics)
+    labels = LabelIntake(LabelLog(settings.label_landing, durability))
     keys = KeyRing(settings.api_keys_path, named=settings.api_keys is not None, every_s=refresh_s)
-    service = Service(settings, scoring, group, metrics, keys)
+    service = Service(settings, scoring, group, careful, labels, metrics, keys)
     app = FastAPI(
         title=f"selfheal: {case.title}",
         description=f"{case.description}\n\nEach answer is in the prediction log before it leaves.",
@@ -58,26 +67,42 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
     return app
 
 
+def _careful_path(
+    settings: Settings, scoring: ScoringService, durability: Durability, metrics: Metrics
+) -> CarefulPath:
+    folder = settings.prediction_log
+    log = PredictionLog(folder, durability)
+    store = AnswerStore(folder, timedelta(hours=settings.idempotency_hours), durability)
+    letters = DeadLetters(folder / "rejected")
+    return CarefulPath(
+        settings.case, scoring, log, store, letters, metrics, settings.now, settings.wall_clock
+    )
+
+
 def _lifespan(
     service: Service, log: PredictionLog, refresh_s: float
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    scoring, paths = service.scoring, (service.group, service.careful, service.labels)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _say_who_may_ask(service)
-        await run_in_threadpool(service.scoring.refresh)
+        await run_in_threadpool(scoring.refresh)
         await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
-            target=_watch, args=(service.scoring, stopped, refresh_s), name="champion", daemon=True
+            target=_watch, args=(scoring, stopped, refresh_s), name="champion", daemon=True
         )
         watcher.start()
-        service.group.start(asyncio.get_running_loop())
+        for path in paths:
+            path.start(asyncio.get_running_loop())
         try:
             yield
         finally:
             stopped.set()
             await run_in_threadpool(watcher.join)
-            await run_in_threadpool(service.group.stop)
+            for path in paths:
+                await run_in_threadpool(path.stop)
             log.close()
 
     return lifespan

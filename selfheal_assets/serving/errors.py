@@ -15,6 +15,7 @@ SHOWN_ERRORS = 100
 _SHOWN_CHARACTERS = 200
 _DEPTH_OF_A_BATCH = 3
 _LARGEST_SHOWN = 1e300  # also keeps NaN and infinity out, which JSON cannot hold
+_LARGEST_INTEGER = 2**63  # many readers of JSON stop there
 
 
 def add_error_answers(app: FastAPI) -> None:
@@ -23,7 +24,7 @@ def add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def refused(request: Request, error: RequestValidationError) -> JSONResponse:
         problems = error.errors()
-        return JSONResponse({"detail": [_told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=422)
+        return JSONResponse({"detail": [told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=422)
 
     @app.exception_handler(HTTPException)
     async def unreadable(request: Request, error: HTTPException) -> Response:
@@ -53,7 +54,7 @@ def _unreadable(cause: BaseException | None) -> dict[str, Any] | None:
     return None
 
 
-def _told(problem: dict[str, Any]) -> dict[str, Any]:
+def told(problem: dict[str, Any]) -> dict[str, Any]:
     """A validation error in FastAPI's shape; the input only where it is a value that JSON can hold."""
     location = [_printable(part) if isinstance(part, str) else part for part in problem["loc"]]
     message = problem["msg"].removeprefix("Value error, ")
@@ -63,7 +64,9 @@ def _told(problem: dict[str, Any]) -> dict[str, Any]:
     given = problem.get("input")
     if isinstance(given, str):
         told["input"] = _printable(given)
-    elif isinstance(given, int | float) and abs(given) < _LARGEST_SHOWN:
+    elif isinstance(given, int | float) and abs(given) < (
+        _LARGEST_INTEGER if isinstance(given, int) else _LARGEST_SHOWN
+    ):
         told["input"] = given
     return told
 

@@ -5,6 +5,7 @@ Stands behind ``middleware.bodies``, which hands it each body in one piece.
 """
 
 import orjson
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from selfheal_assets.serving import answers
@@ -12,9 +13,12 @@ from selfheal_assets.serving.asgi import problem, replayed, send_json, sentence
 from selfheal_assets.serving.compiled import CaseDecoder, duplicate_key
 from selfheal_assets.serving.group_commit import GroupCommit
 from selfheal_assets.serving.metrics import Metrics
-from selfheal_assets.serving.scoring import LogNotDurable, NoChampion
+from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, ScoringService
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
+
+_SMALL_BODY_BYTES = 20_000  # parsed at once; a larger one would hold up others
+_JSON = b"application/json"
 
 
 class HotPath:
@@ -25,29 +29,40 @@ class HotPath:
         case: whose requests are decoded.
         group: scores and logs.
         counters: of this process.
+        scoring: knows which categories the champion has seen.
     """
 
-    def __init__(self, app: ASGIApp, case: UseCase, group: GroupCommit, counters: Metrics) -> None:
-        self._app, self._group, self._counters = app, group, counters
+    def __init__(
+        self, app: ASGIApp, case: UseCase, group: GroupCommit, counters: Metrics, scoring: ScoringService
+    ) -> None:
+        self._app, self._group, self._counters, self._scoring = app, group, counters, scoring
+        self._refuses_unseen = case.serving.unseen_category == "refuse"
         decoder = CaseDecoder(case)
-        self._decoders = {"/predict": decoder.single, "/predict/batch": decoder.batch}
+        self._decoders = {"/predict": decoder.single, "/predict/batch": decoder.batch, "/labels": _nothing}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         decode = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
-        if decode is None or scope["method"] != "POST" or scope["query_string"] or not _is_json(scope):
+        is_json, has_key = (False, False) if decode is None else _headers(scope)
+        if decode is None or not is_json or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         body: bytes = (await receive()).get("body", b"")  # whole, and of a size that is allowed
-        cases = decode(body)
-        if cases is not None:
+        cases = None if has_key or scope["query_string"] else decode(body)
+        if cases is not None and not (self._refuses_unseen and self._has_unseen(cases)):
             await self._answer(cases, scope["path"] == "/predict", send)
-        elif (path := duplicate_key(body)) is not None:
+        elif (path := await _duplicate_key(body)) is not None:
             await send_json(
                 send, 422, problem("duplicate_key", path, "this field is given twice: leave one out")
             )
         else:
             await self._app(scope, replayed(body, receive), send)
+
+    def _has_unseen(self, cases: CaseColumns) -> bool:
+        try:
+            return any(self._scoring.unseen(cases))
+        except NoChampion:
+            return False  # which is said when it is to be scored
 
     async def _answer(self, cases: CaseColumns, single: bool, send: Send) -> None:
         try:
@@ -61,8 +76,22 @@ class HotPath:
         await send_json(send, 200, orjson.dumps(content))
 
 
-def _is_json(scope: Scope) -> bool:
-    return any(
-        name == b"content-type" and value.partition(b";")[0].strip().lower() == b"application/json"
-        for name, value in scope["headers"]
-    )
+def _headers(scope: Scope) -> tuple[bool, bool]:
+    """Whether the body is JSON, and whether the request has a key."""
+    is_json = has_key = False
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            is_json = value == _JSON or value.partition(b";")[0].strip().lower() == _JSON
+        elif name == b"idempotency-key":
+            has_key = True
+    return is_json, has_key
+
+
+def _nothing(body: bytes) -> None:
+    """The decoder of what is not answered here, only looked at for keys that are given twice."""
+
+
+async def _duplicate_key(body: bytes) -> list[str | int] | None:
+    if len(body) < _SMALL_BODY_BYTES:
+        return duplicate_key(body)
+    return await run_in_threadpool(duplicate_key, body)

@@ -47,5 +47,11 @@ def build_middlewares(service: Service, paths: Collection[str]) -> list[Middlewa
         ),
         *limited,
         Middleware(Bodies),
-        Middleware(HotPath, case=settings.case, group=service.group, counters=service.counters),
+        Middleware(
+            HotPath,
+            case=settings.case,
+            group=service.group,
+            counters=service.counters,
+            scoring=service.scoring,
+        ),
     ]

@@ -17,6 +17,7 @@ _LINKS = (
     "predict",
     "predict/batch",
     "labels",
+    "labels/status",
     "monitoring/stats",
     "metrics",
 )

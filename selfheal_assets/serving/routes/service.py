@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from selfheal_assets.serving.careful import CarefulPath
 from selfheal_assets.serving.group_commit import GroupCommit
+from selfheal_assets.serving.label_intake import LabelIntake
 from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
@@ -21,5 +23,7 @@ class Service:
     settings: Settings
     scoring: ScoringService
     group: GroupCommit
+    careful: CarefulPath
+    labels: LabelIntake
     counters: Metrics
     keys: KeyRing

@@ -16,7 +16,7 @@ import orjson
 from fastapi.exceptions import RequestValidationError
 
 from selfheal_assets.serving import answers
-from selfheal_assets.serving.errors import told
+from selfheal_assets.serving.errors import ReusedKey, told
 from selfheal_assets.serving.group_commit import Answered
 from selfheal_assets.serving.grouping import Grouped
 from selfheal_assets.serving.metrics import Metrics
@@ -158,7 +158,8 @@ class CarefulPath:
         """Answer; the rows are durable when this returns.
 
         Raises:
-            RequestValidationError: a key was used for something else, or a case cannot be answered.
+            ReusedKey: a key or an id was used for something else.
+            RequestValidationError: a case cannot be answered.
             NoChampion, LogNotDurable: nothing was answered.
         """
         return await self._group.done(request)
@@ -205,9 +206,7 @@ class CarefulPath:
                 self._counters.add("answers_given_again")
                 return CarefulAnswer(kept.answer, again=True)
             message = "Idempotency-Key " + _OTHER_BODY.format(what="body")
-            return RequestValidationError(
-                [{"type": "reused_key", "loc": ("header", "Idempotency-Key"), "msg": message}]
-            )
+            return ReusedKey([{"type": "reused_key", "loc": ("header", "Idempotency-Key"), "msg": message}])
         known: dict[int, bytes] = {}
         rows: list[Row] = []
         refused = list(request.refused)
@@ -227,7 +226,9 @@ class CarefulPath:
             return error
         refused += unseen
         if refused and not request.skip:
-            return RequestValidationError([problem for r in refused for problem in r.problems])
+            problems = [problem for r in refused for problem in r.problems]
+            used = all(p["type"] == "reused_id" for p in problems)
+            return ReusedKey(problems) if used else RequestValidationError(problems)
         return _Fresh(request, known, rows, sorted(refused, key=lambda r: r.index))
 
     def _without_unseen(self, request: CarefulRequest, rows: list[Row]) -> tuple[list[Row], list[Refused]]:

@@ -1,6 +1,7 @@
 """Error answers: a refusal names field and mend, in FastAPI's shape, and never shows a stack trace."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,13 +19,24 @@ _LARGEST_SHOWN = 1e300  # also keeps NaN and infinity out, which JSON cannot hol
 _LARGEST_INTEGER = 2**63  # many readers of JSON stop there
 
 
+class ReusedKey(ValueError):
+    """A key or an id came again with something else; ``problems`` say which, in FastAPI's shape."""
+
+    def __init__(self, problems: list[dict[str, Any]]) -> None:
+        super().__init__(problems[0]["msg"])
+        self.problems = problems
+
+
 def add_error_answers(app: FastAPI) -> None:
-    """Answer refused requests with 422 and unavailable ones with 503."""
+    """Answer refused requests with 422 or 409 and unavailable ones with 503."""
 
     @app.exception_handler(RequestValidationError)
     def refused(request: Request, error: RequestValidationError) -> JSONResponse:
-        problems = error.errors()
-        return JSONResponse({"detail": [told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=422)
+        return _refusal(422, error.errors())
+
+    @app.exception_handler(ReusedKey)
+    def conflicting(request: Request, error: ReusedKey) -> JSONResponse:
+        return _refusal(409, error.problems)
 
     @app.exception_handler(HTTPException)
     async def unreadable(request: Request, error: HTTPException) -> Response:
@@ -37,6 +49,10 @@ def add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(LogNotDurable)
     def unavailable(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=503, headers={"Retry-After": "1"})
+
+
+def _refusal(status: int, problems: Sequence[Any]) -> JSONResponse:
+    return JSONResponse({"detail": [told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=status)
 
 
 def _unreadable(cause: BaseException | None) -> dict[str, Any] | None:

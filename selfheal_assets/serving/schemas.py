@@ -30,7 +30,9 @@ from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 
 MAX_ROWS = 10_000
-FLOAT32_MAX, INT64_MAX = 3.4e38, 2**63 - 1  # the booster reads float32, the log keeps 64-bit integers
+FLOAT32_MAX = 3.4e38  # the booster reads float32
+# The log keeps 64-bit integers, and OpenAPI tells limits as doubles: the last number that both can hold.
+INT64_MAX = 2**63 - 1024
 TEXT_LENGTH = 200
 _EXAMPLE_NUMBER = 10
 
@@ -57,6 +59,11 @@ def _not_made(value: str) -> str:
     if _MADE_ID.fullmatch(value):
         raise ValueError("has the form of the ids that this service makes: choose another")
     return value
+
+
+def _whole(value: Any) -> Any:
+    """1.0 is an integer to JSON Schema, in which our fields are described, and to JSON itself."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 OwnId = Annotated[Text, AfterValidator(_not_made)]
@@ -187,9 +194,17 @@ class LabelStatus(Answer):
 class LabelIn(Request):
     """An outcome that has become known. ``recorded_at``, when we learned it, is the time of the request."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("prediction_id", "entity_id")
+            ]
+        }
+    )
     prediction_id: Text | None = Field(None, description="The answer that the label belongs to")
     entity_id: Text | None = Field(None, description="Or the case; give at least one of the two")
-    label: Annotated[int, Field(strict=True, ge=0, le=1)] = Field(
+    label: Annotated[int, Field(strict=True, ge=0, le=1), BeforeValidator(_whole)] = Field(
         description="1 positive, 0 negative", examples=[1]
     )
     occurred_at: Moment | None = Field(None, description="When it became true, ISO 8601 (UTC); default: now")
@@ -270,7 +285,7 @@ def _number(feature: Feature) -> Any:
 def _integer(feature: Feature) -> Any:
     low = -INT64_MAX if feature.min is None else feature.min
     high = INT64_MAX if feature.max is None else feature.max
-    return Annotated[int, Field(strict=True, ge=low, le=high)]
+    return Annotated[int, Field(strict=True, ge=low, le=high), BeforeValidator(_whole)]
 
 
 def _category(feature: Feature) -> Any:

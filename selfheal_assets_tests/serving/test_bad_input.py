@@ -152,6 +152,16 @@ def test_a_body_that_is_too_large_is_told_the_limit(client: TestClient):
     assert "8,000,000 bytes" in answer.json()["detail"][0]["msg"]
 
 
+@pytest.mark.parametrize("way", WAYS, ids=["plain", "query", "key"])
+def test_a_whole_number_is_an_integer_however_it_is_written(client: TestClient, way: dict[str, Any]):
+    answers = [
+        post(client, "/predict", changed(f'"visits": {n}'), way | {"headers": {}})
+        for n in ("3", "3.0", "3e0")
+    ]
+    assert len({a.json()["probability"] for a in answers}) == 1
+    assert client.post("/labels", json={"entity_id": "a", "label": 1.0}).status_code == 202
+
+
 def test_on_error_has_two_words(client: TestClient):
     answer = client.post("/predict/batch?on_error=ignore", json={"cases": [GOOD]})
     assert refused_fields(answer) == [["query", "on_error"]]
@@ -259,8 +269,8 @@ def test_a_used_id_is_a_bad_row_too(client: TestClient):
     assert told["indices"] == [0]
     assert [(r["index"], r["type"]) for r in told["rejected"]] == [
         (1, "reused_id"),
-        (2, "reused_id"),
-        (3, "reused_id"),
+        (2, "repeated_id"),
+        (3, "repeated_id"),
     ]
     assert skipped(client, [own]).json()["predictions"][0]["prediction_id"] == "own"
 

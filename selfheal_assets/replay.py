@@ -8,7 +8,7 @@ end. Nothing here computes evidence or decides: it moves the clock and runs Dags
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import hindsight
-from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
+from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, next_retraining
@@ -27,9 +27,9 @@ from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log
-from selfheal_assets.stores.applications import split_at_go_live
+from selfheal_assets.stores.applications import require_reference, split_at_go_live
 from selfheal_assets.stores.prediction_log import PredictionLog
-from selfheal_assets.stores.sources import read_cases
+from selfheal_assets.stores.sources import SourceError, read_cases
 
 REPLAY_TAG = "selfheal/replay"
 
@@ -65,23 +65,28 @@ class Replay:
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self.settings, self.case, self.instance = settings, settings.case, instance
+        self.go_live = midnight(self.case.go_live)
+        self.period: ChunkPeriod = self.case.monitoring.chunk
+        # First of all: nothing is to be written for a file that cannot be used.
+        history, self.traffic = split_at_go_live(read_cases(self.case, settings), self.go_live)
+        require_reference(self.case, history)
+        if self.traffic.frame.is_empty():
+            raise SourceError(
+                f"{history.path}: no case on or after go_live {self.case.go_live}, so nothing can be replayed; the "
+                f"last one is of {history.frame['event_time'].max():%Y-%m-%d}: move go_live back"
+            )
         self.stores = Stores(settings)
         self.definitions = build_definitions(settings, self.stores)
         self.log = PredictionLog(settings.prediction_log)
         self.service = ScoringService(self.stores.registry, self.log, self.case)
-        go_live = datetime.combine(self.case.go_live, datetime.min.time())
-        everything = read_cases(self.case, settings)
-        self.traffic = split_at_go_live(everything, go_live)[1]
-        self.period: ChunkPeriod = self.case.monitoring.chunk
 
     def chunks(self, until: datetime | None = None) -> list[datetime]:
-        """Starts of the chunks that hold traffic, in order."""
+        """Starts of the chunks that hold traffic, in order; none that ends after ``monitoring.until``."""
         times = self.traffic.frame["event_time"]
-        if times.is_empty():
-            return []
         start, last = chunk_start(times.min(), self.period), times.max()  # type: ignore[arg-type]
+        over = midnight(self.case.monitoring.until or date.max)
         starts = []
-        while start <= last and (until is None or start < until):  # type: ignore[operator]
+        while start <= last and chunk_end(start, self.period) <= over and (until is None or start < until):  # type: ignore[operator]
             starts.append(start)
             start = chunk_end(start, self.period)
         return starts
@@ -100,8 +105,13 @@ class Replay:
         """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
         self._take_over()
         done, starts = self.finished(), self.chunks(until)
+        if not starts:
+            raise ReplayFailed(
+                f"no {self.period} to live through: the first case is of "
+                f"{self.traffic.frame['event_time'].min():%Y-%m-%d}; --until and monitoring.until must be later"
+            )
         if self.stores.registry.champion() is None:
-            self._retrain(starts[0], {})
+            self._retrain(max(starts[0], self.go_live), {})
             if self.stores.registry.champion() is None:
                 last = decision_ledger.latest(self.stores.warehouse)
                 raise ReplayFailed(

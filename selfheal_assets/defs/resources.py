@@ -1,7 +1,7 @@
 """What assets are given: the stores of one installation, and the time a run stands at."""
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from functools import cached_property
 
 import dagster as dg
@@ -10,7 +10,7 @@ import polars as pl
 from selfheal_assets.core import metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
-from selfheal_assets.core.periods import chunk_end, chunk_label
+from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.nannyml_bridge import DriftJudge, PerformanceJudge, fit_drift, fit_performance
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.cases import freeze_reference
@@ -117,17 +117,13 @@ StoresParam = dg.ResourceParam[Stores]
 
 
 def chunk_partitions(case: UseCase) -> dg.TimeWindowPartitionsDefinition:
-    """One partition per monitoring chunk from go-live on, named by its first day."""
+    """One partition per monitoring chunk from the one that holds go-live on, named by its first day."""
     return dg.TimeWindowPartitionsDefinition(
-        start=datetime.combine(case.go_live, datetime.min.time()),
-        end=_midnight(case.monitoring.until) if case.monitoring.until else None,
+        start=chunk_start(midnight(case.go_live), case.monitoring.chunk),
+        end=midnight(case.monitoring.until) if case.monitoring.until else None,
         cron_schedule=_CRON[case.monitoring.chunk],
         fmt="%Y-%m-%d",
     )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, datetime.min.time())
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,11 @@ def test_a_third_use_case_is_a_yaml_file_over_a_csv(project):
     assert cases.path == project / "in" / "pumps.csv"
 
 
+def test_a_file_of_nothing_but_its_header_is_told(project):
+    with pytest.raises(SourceError, match=r"pumps\.csv has no rows; nothing was loaded$"):
+        read(project, PUMPS.splitlines()[0] + "\n")
+
+
 def test_csv_and_parquet_give_the_same_cases(project):
     from_csv = read(project)
     typed = pl.read_csv(io.StringIO(PUMPS), try_parse_dates=True)

@@ -54,11 +54,13 @@ def read_cases(case: UseCase, settings: Settings) -> Cases:
     """Read and validate the first of the source's files that exists.
 
     Raises:
-        SourceError: no file is there, or it cannot be read or holds a bad value (at most ten are named).
+        SourceError: no file is there, or it cannot be read, has no rows or holds a bad value (at most ten are named).
     """
     path = source_path(case, settings)
     first_row = 2 if path.suffix == ".csv" else 1
     raw = _reader(case)(path, case)
+    if raw.is_empty():
+        raise SourceError(f"{path} has no rows; nothing was loaded")
     try:
         frame = _frame(raw, case, str(path), first_row)
         labels = _labels(raw, frame, case, path, first_row)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from selfheal_assets.settings import Settings, prepare_environment
+from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 
 app = typer.Typer(
     help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
@@ -36,7 +36,7 @@ def main() -> None:
 
     try:
         app()
-    except (UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
+    except (SettingsError, UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
         typer.echo(f"selfheal: {error}", err=True)
         sys.exit(2)
 
@@ -68,7 +68,8 @@ def replay(
     """
     from selfheal_assets.defs.home import prepare_dagster_home
 
-    settings = Settings(full=True) if full else Settings()
+    settings = read_settings(full=True) if full else read_settings()
+    settings.require_dagster_home()
     if fresh and settings.root.exists():
         shutil.rmtree(settings.root)
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings.dagster_home))
@@ -120,7 +121,9 @@ def serve(
     """Answer predictions over HTTP and log each one; takes up a new champion by itself."""
     from selfheal_assets.serving.run import serve as run_service
 
-    run_service(Settings(), host, port)
+    settings = read_settings()
+    settings.require_home()
+    run_service(settings, host, port)
 
 
 @app.command()
@@ -128,7 +131,8 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 300
     """Open the Dagster UI over this installation, with the replay's history in it."""
     from selfheal_assets.defs.home import prepare_dagster_home
 
-    settings = Settings()
+    settings = read_settings()
+    settings.require_dagster_home()
     environment = os.environ | {"DAGSTER_HOME": str(prepare_dagster_home(settings.dagster_home))}
     dagster = Path(sys.executable).with_name("dagster")
     workspace = settings.project / "workspace.yaml"
@@ -146,7 +150,7 @@ def fetch(
 
     _only_sba(use_case)
     with tempfile.TemporaryDirectory() as scratch:
-        sba_loans.fetch(Settings().project / "data" / "sba_loans.parquet", Path(scratch), say=typer.echo)
+        sba_loans.fetch(read_settings().project / "data" / "sba_loans.parquet", Path(scratch), say=typer.echo)
 
 
 @data.command()
@@ -157,7 +161,7 @@ def sample(
     from selfheal_assets.stores.sources import sba_loans
 
     _only_sba(use_case)
-    folder = Settings().project / "data"
+    folder = read_settings().project / "data"
     sba_loans.sample(folder / "sba_loans.parquet", folder / "sba_loans_sample.parquet")
 
 

@@ -73,6 +73,30 @@ def test_a_missing_source_is_told_with_where_it_was_looked_for(tmp_path):
     is_one_message(result, "selfheal: use case 'toy': no source file; looked for", str(source))
 
 
+@pytest.mark.parametrize("command", ["replay", "serve", "dev"])
+@pytest.mark.parametrize("home", ["file", "under a file", "/proc"])
+def test_a_home_that_cannot_be_written_to_is_told_in_one_line(tmp_path, command, home):
+    path = toy.make(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    given = {"file": str(tmp_path / "file"), "under a file": str(tmp_path / "file" / "home")}.get(home, home)
+    result = selfheal(command, SELFHEAL_USE_CASE=str(path), SELFHEAL_HOME=given)
+    is_one_message(result, "selfheal: SELFHEAL_HOME: cannot write into", given)
+    assert len(result.stderr.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_a_dagster_home_that_cannot_be_written_to_is_told_in_one_line(tmp_path):
+    path = toy.make(tmp_path)
+    home = str(tmp_path / "home")
+    result = selfheal("dev", SELFHEAL_USE_CASE=str(path), SELFHEAL_HOME=home, DAGSTER_HOME="/proc/dagster")
+    is_one_message(result, "selfheal: DAGSTER_HOME: cannot write into /proc/dagster")
+
+
+def test_a_variable_that_cannot_be_read_is_named():
+    result = selfheal("replay", SELFHEAL_AS_OF="yesterday", MONITORING_INTERVAL="hour")
+    is_one_message(result, "SELFHEAL_AS_OF=yesterday: ", "MONITORING_INTERVAL=hour: ")
+
+
 def test_only_the_loans_can_be_fetched():
     result = selfheal("data", "fetch", "titanic")
     is_one_message(result, "'titanic' cannot be fetched")

@@ -95,18 +95,29 @@ def _replay(settings: Settings, until: datetime | None) -> None:
         run = replaying.Replay(settings, instance)
         stack.enter_context(run.stores.warehouse.kept_open())
         left = [c for c in run.chunks(until) if c not in run.finished()]
-        summary_path = settings.published / "replay.json"
-        if not left and summary_path.exists():
+        changed, summary_path = run.changed_since(), settings.published / "replay.json"
+        if not left and not changed and summary_path.exists():
             typer.echo(
                 f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew."
             )
             typer.echo(summary_path.read_text(encoding="utf-8").strip())
             return
+        if old := [c for c in changed if not c.is_shown_only]:
+            if not left:
+                raise replaying.ReplayFailed(
+                    f"the use case changed since this was replayed ({replaying.listed(old)}), so its figures are not "
+                    "those of the use case as it is now. --fresh starts anew"
+                )
+            typer.echo(
+                f"The use case changed since the last leg ({replaying.listed(old)}): this applies from here on, the "
+                f"{len(run.finished())} chunks lived through stay as they were. --fresh starts anew.",
+                err=True,
+            )
         typer.echo(header_line(settings.case.title, len(left)), err=True)
         for number, of, outcome in run.run(until):
             typer.echo(chunk_line(number, of, outcome, time.perf_counter() - started), err=True)
         run.let_labels_arrive()
-        result = replaying.finish(run, time.perf_counter() - started)
+        result = replaying.finish(run)
     typer.echo(chunk_table(result.chunks, settings.case))
     for line in summary_lines(result.summary, result.report, settings.case):
         typer.echo(line)

@@ -6,6 +6,7 @@ end. Nothing here computes evidence or decides: it moves the clock and runs Dags
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -16,6 +17,7 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import hindsight
+from selfheal_assets.core.changes import Change, changes
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
@@ -26,7 +28,7 @@ from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log
+from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log, replay_state
 from selfheal_assets.stores.applications import require_reference, split_at_go_live
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import SourceError, read_cases
@@ -61,12 +63,23 @@ class Replay:
     Args:
         settings: of the installation; its home receives everything.
         instance: Dagster's; its history is what ``selfheal dev`` shows.
+
+    Raises:
+        ReplayFailed: the use case changed in something that the chunks already lived through rest on.
+        SourceError: the source cannot be used.
     """
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self._began = time.perf_counter()
         self.settings, self.case, self.instance = settings, settings.case, instance
         self.go_live = midnight(self.case.go_live)
         self.period: ChunkPeriod = self.case.monitoring.chunk
+        self._kept = replay_state.load(settings.replay_state)
+        if never := [c for c in self.changed_since() if not c.applies_from_here_on]:
+            raise ReplayFailed(
+                f"the use case changed since this replay began ({listed(never)}), and what is replayed does not "
+                "follow from it: --fresh starts anew"
+            )
         # First of all: nothing is to be written for a file that cannot be used.
         history, self.traffic = split_at_go_live(read_cases(self.case, settings), self.go_live)
         require_reference(self.case, history)
@@ -79,6 +92,20 @@ class Replay:
         self.definitions = build_definitions(settings, self.stores)
         self.log = PredictionLog(settings.prediction_log)
         self.service = ScoringService(self.stores.registry, self.log, self.case)
+
+    @property
+    def seconds(self) -> float:
+        """Time taken by all legs of this replay, this one included."""
+        return (self._kept.seconds if self._kept else 0.0) + time.perf_counter() - self._began
+
+    def changed_since(self) -> list[Change]:
+        """What was changed in the use case since the replay's last leg."""
+        return changes(self._kept.use_case, self.case.model_dump(mode="json")) if self._kept else []
+
+    def remember(self) -> None:
+        """Keep what the next leg must know."""
+        state = replay_state.ReplayState(self.case.model_dump(mode="json"), self.seconds)
+        replay_state.save(self.settings.replay_state, state)
 
     def chunks(self, until: datetime | None = None) -> list[datetime]:
         """Starts of the chunks that hold traffic, in order; none that ends after ``monitoring.until``."""
@@ -103,6 +130,7 @@ class Replay:
 
     def run(self, until: datetime | None = None) -> Iterator[tuple[int, int, ChunkOutcome]]:
         """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
+        self.remember()
         self._take_over()
         done, starts = self.finished(), self.chunks(until)
         if not starts:
@@ -121,7 +149,9 @@ class Replay:
             self._heal(chunk_end(max(done), self.period))
         for number, start in enumerate(starts, 1):
             if start not in done:
-                yield number, len(starts), self._live_through(start)
+                outcome = self._live_through(start)
+                self.remember()
+                yield number, len(starts), outcome
 
     def _take_over(self) -> None:
         """Settle the runs of a replay that was killed: what was decided is followed, what was not is due again."""
@@ -261,6 +291,12 @@ class Replay:
         )
 
 
+def listed(found: list[Change], most: int = 5) -> str:
+    """Changes in a line; the first few of many."""
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return "; ".join(map(str, found[:most])) + more
+
+
 def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     """The step that failed first, with the error's own cause."""
     event = next(e for e in result.all_events if e.is_step_failure or e.is_failure)
@@ -279,17 +315,20 @@ class ReplayResult:
     report: Path
 
 
-def finish(replay: Replay, seconds: float) -> ReplayResult:
+def finish(replay: Replay) -> ReplayResult:
     """Judge the whole replay with the labels that are known in the end; publish it and write its report."""
     ledger = decision_ledger.history(replay.stores.warehouse)
     scored = replay.scored()
     chunks = replay.outcomes(scored)
     actions = ledger.filter(pl.col("champion").is_not_null())["action"].to_list()
-    summary = hindsight.summarize(scored, actions, replay.case.compared) | {"seconds": round(seconds, 1)}
+    summary = hindsight.summarize(scored, actions, replay.case.compared) | {
+        "seconds": round(replay.seconds, 1)
+    }
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
     write_atomically(
         report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode()
     )
-    (replay.settings.published / "replay.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
+    write_atomically(replay.settings.published / "replay.json", json.dumps(summary) + "\n")
+    replay.remember()
     return ReplayResult(chunks, summary, report)

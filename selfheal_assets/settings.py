@@ -159,6 +159,11 @@ class Settings(BaseSettings):
         return self.root / "reports"
 
     @property
+    def replay_state(self) -> Path:
+        """What a replay remembers between its legs."""
+        return self.root / "replay_state.json"
+
+    @property
     def dagster_home(self) -> Path:
         """Dagster's own storage for ``selfheal replay`` and ``selfheal dev``."""
         return Path(os.environ.get("DAGSTER_HOME") or self.root / "dagster")

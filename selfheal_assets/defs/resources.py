@@ -13,6 +13,7 @@ from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.nannyml_bridge import DriftJudge, PerformanceJudge, fit_drift, fit_performance
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.cases import freeze_reference
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.tables import create_tables
@@ -58,10 +59,11 @@ class Stores:
 
     @cached_property
     def warehouse(self) -> Warehouse:
-        """The warehouse, with its tables."""
+        """The warehouse, with its tables, and its decisions published."""
         s = self.settings
         warehouse = Warehouse(s.warehouse_path, s.published, s.lock_timeout_s)
         create_tables(warehouse, s.case)
+        decision_ledger.catch_up(warehouse)
         return warehouse
 
     @cached_property

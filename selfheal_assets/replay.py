@@ -23,7 +23,7 @@ from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, next_retraining
 from selfheal_assets.defs.promote import follow_ledger
-from selfheal_assets.defs.resources import AS_OF_TAG, Stores
+from selfheal_assets.defs.resources import AS_OF_TAG, DECIDED_TAG, Stores
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
@@ -163,6 +163,8 @@ class Replay:
             if run.job_name == RETRAIN_JOB and run.tags[AS_OF_TAG] not in decided:
                 self.instance.delete_run(run.run_id)
             else:
+                if run.job_name == RETRAIN_JOB:
+                    self.instance.add_run_tags(run.run_id, {DECIDED_TAG: "true"})
                 self.instance.report_run_failed(run, "its replay was killed")
         follow_ledger(self.stores)
 

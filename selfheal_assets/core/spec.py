@@ -211,6 +211,7 @@ class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 
     retraining_cooldown_days: Days = 30
+    retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 2
     probation_days: Annotated[Days, Field(ge=1)] = 365
     retrain_on: tuple[CheckName, ...] = (
         "drift_within_limits",

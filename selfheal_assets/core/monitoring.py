@@ -108,10 +108,13 @@ def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: Alar
     check = "estimated_performance_holds"
     known = estimates.filter((pl.col("metric") == "roc_auc") & pl.col("value").is_not_null())
     if known.is_empty():
-        return unknown(check, "no estimate: too few predictions or no reference for the champion")
+        said = estimates.filter(pl.col("metric") == "roc_auc")["reason"].drop_nulls().to_list()
+        why = said[0] if said else "too few predictions or no reference for the champion"
+        return unknown(check, f"no estimate: {why}")
     row = known.row(0, named=True)
     limit = min(row["threshold_lower"] or 1.0, reference_auc - policy.max_auc_drop)
     reason = f"estimated ROC AUC {row['value']:.3f}, reference {reference_auc:.3f}, limit {limit:.3f}"
+    reason += f"; {row['reason']}" if row["reason"] else ""
     status = Status.failed if row["value"] < limit else Status.passed
     return Finding(check, status, reason, row["value"], limit)
 

@@ -125,9 +125,10 @@ def test_drift_of_enough_features():
 # Estimated performance.
 
 
-def estimate(value: float | None, lower: float | None = None) -> pl.DataFrame:
-    schema = {"metric": pl.String, "value": pl.Float64, "threshold_lower": pl.Float64}
-    return pl.DataFrame([("f1", 0.1, 0.9), ("roc_auc", value, lower)], schema=schema, orient="row")
+def estimate(value: float | None, lower: float | None = None, reason: str | None = None) -> pl.DataFrame:
+    schema = {"metric": pl.String, "value": pl.Float64, "threshold_lower": pl.Float64, "reason": pl.String}
+    rows = [("f1", 0.1, 0.9, reason), ("roc_auc", value, lower, reason)]
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,13 @@ def test_the_estimate_holds_down_to_the_lower_of_two_limits(value, threshold, ex
 
 def test_no_estimate_is_unknown():
     assert estimate_finding(estimate(0.7).clear(), 0.75, POLICY).status is INSUFFICIENT
+
+
+def test_the_finding_says_what_the_estimate_leaves_out():
+    lost = "7 of 600 scores are no numbers and are left out"
+    assert estimate_finding(estimate(0.9, 0.7, lost), 0.75, POLICY).reason.endswith(f"limit 0.700; {lost}")
+    none = estimate_finding(estimate(None, 0.7, "600" + lost[1:]), 0.75, POLICY)
+    assert (none.status, none.reason) == (INSUFFICIENT, "no estimate: 600" + lost[1:])
 
 
 # Calibration.

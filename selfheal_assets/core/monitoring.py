@@ -95,7 +95,10 @@ def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:
     unmeasured = f"; {blank} more could not be measured" if blank else ""
     worst = float(measured["value"].max())  # type: ignore[arg-type]
     if moved.height >= policy.min_drifted_features:
-        reason = f"{moved.height} of {measured.height} measured features drifted (Jensen–Shannon distance): {names}{unmeasured}"
+        reason = (
+            f"{moved.height} of {measured.height} measured features drifted (Jensen–Shannon distance): "
+            f"{names}{unmeasured}"
+        )
         return Finding(check, Status.failed, reason, worst, policy.jensen_shannon)
     reason = (
         f"{moved.height} of {measured.height} measured features beyond {policy.jensen_shannon:g}{unmeasured}"

@@ -111,8 +111,8 @@ def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining |
             return f"cooldown: {window} follows the retraining for {last} within {days} days"
     if failed >= case.policy.retraining_attempts:
         return (
-            f"the retraining for {window} failed {failed} times (policy.retraining_attempts): see its runs, and start "
-            f"{RETRAIN_JOB} by hand, or wait for the next failing window"
+            f"the retraining for {window} failed {failed} times (policy.retraining_attempts): see its runs, and "
+            f"start {RETRAIN_JOB} by hand, or wait for the next failing window"
         )
     return Retraining(window, tuple(failing[window]), failed)
 

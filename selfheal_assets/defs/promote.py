@@ -82,8 +82,8 @@ def _ineligible(stores: Stores, version: int, challenger: Bundle, champion: int 
         return f"version {version} is quarantined: {reason}"
     if not challenger.calibrator.keeps_the_ranking:
         return (
-            f"version {version} turns its own ranking round (Platt slope {challenger.calibrator.slope:.2g}): on cases "
-            "it had not seen, higher scores meant fewer positives, so it has learned nothing that holds"
+            f"version {version} turns its own ranking round (Platt slope {challenger.calibrator.slope:.2g}): on "
+            "cases it had not seen, higher scores meant fewer positives, so it has learned nothing that holds"
         )
     return ""
 

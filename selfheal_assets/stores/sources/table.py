@@ -119,10 +119,13 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            byte = line[error.start]
+            byte = line[error.start : error.start + 1]
+            meant = (
+                f" ({byte.decode('latin-1')!r} in Latin-1)" if byte.decode("latin-1").isprintable() else ""
+            )
             raise SourceError(
-                f"{path}, line {number}: byte 0x{byte:02X} ({bytes([byte]).decode('latin-1')!r} in Latin-1) is not "
-                "UTF-8 text: save the file as UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
+                f"{path}, line {number}: byte 0x{byte.hex().upper()}{meant} is not UTF-8 text: "
+                "save the file as UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
             ) from error
         if "\0" in text:
             column = text[: text.index("\0")].count(",") + 1

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from selfheal_assets.settings import Settings, prepare_environment
+from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 from selfheal_assets.stores.segments import Durability
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def main() -> None:
 
     try:
         app()
-    except (UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
+    except (SettingsError, UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
         typer.echo(f"selfheal: {error}", err=True)
         sys.exit(2)
 
@@ -51,20 +51,6 @@ def told_plainly(*errors: type[Exception]) -> Iterator[None]:
         yield
     except errors as error:
         typer.echo(f"selfheal: {error}", err=True)
-        raise typer.Exit(2) from error
-
-
-def read_settings(**given: Any) -> Settings:
-    """The installation's settings, options before environment; what is wrong with them is one message."""
-    from pydantic import ValidationError
-
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        for problem in error.errors(include_url=False, include_context=False):
-            name = "_".join(map(str, problem["loc"])).upper()
-            variable = name if name in os.environ else f"SELFHEAL_{name}"
-            typer.echo(f"selfheal: {variable}: {problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from error
 
 
@@ -86,6 +72,7 @@ def replay(
     from selfheal_assets.defs.home import prepare_dagster_home
 
     settings = read_settings(full=True) if full else read_settings()
+    settings.require_dagster_home()
     if fresh and settings.root.exists():
         _forget(settings)
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings.dagster_home))
@@ -118,18 +105,29 @@ def _replay(settings: Settings, until: datetime | None) -> None:
         run = replaying.Replay(settings, instance)
         stack.enter_context(run.stores.warehouse.kept_open())
         left = [c for c in run.chunks(until) if c not in run.finished()]
-        summary_path = settings.published / "replay.json"
-        if not left and summary_path.exists():
+        changed, summary_path = run.changed_since(), settings.published / "replay.json"
+        if not left and not changed and summary_path.exists():
             typer.echo(
                 f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew."
             )
             typer.echo(summary_path.read_text(encoding="utf-8").strip())
             return
+        if old := [c for c in changed if not c.is_shown_only]:
+            if not left:
+                raise replaying.ReplayFailed(
+                    f"the use case changed since this was replayed ({replaying.listed(old)}), so its figures are not "
+                    "those of the use case as it is now. --fresh starts anew"
+                )
+            typer.echo(
+                f"The use case changed since the last leg ({replaying.listed(old)}): this applies from here on, the "
+                f"{len(run.finished())} chunks lived through stay as they were. --fresh starts anew.",
+                err=True,
+            )
         typer.echo(header_line(settings.case.title, len(left)), err=True)
         for number, of, outcome in run.run(until):
             typer.echo(chunk_line(number, of, outcome, time.perf_counter() - started), err=True)
         run.let_labels_arrive()
-        result = replaying.finish(run, time.perf_counter() - started)
+        result = replaying.finish(run)
     typer.echo(chunk_table(result.chunks, settings.case))
     for line in summary_lines(result.summary, result.report, settings.case):
         typer.echo(line)
@@ -153,7 +151,9 @@ def serve(
     from selfheal_assets.serving.run import serve as run_service
 
     given = {"durability": durability.value} if durability else {}
-    run_service(read_settings(**given), host, port, workers)
+    settings = read_settings(**given)
+    settings.require_home()
+    run_service(settings, host, port, workers)
 
 
 @app.command()
@@ -162,6 +162,7 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 300
     from selfheal_assets.defs.home import prepare_dagster_home
 
     settings = read_settings()
+    settings.require_dagster_home()
     environment = os.environ | {"DAGSTER_HOME": str(prepare_dagster_home(settings.dagster_home))}
     dagster = Path(sys.executable).with_name("dagster")
     workspace = settings.project / "workspace.yaml"

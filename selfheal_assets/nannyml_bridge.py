@@ -190,9 +190,16 @@ class PerformanceJudge:
 
         Returns:
             One row per metric: ``metric``, ``value``, ``lower`` and ``upper`` (NannyML's confidence band, three
-            sampling errors), ``threshold_lower``, ``threshold_upper``, ``alert``, ``reason``.
+            sampling errors), ``threshold_lower``, ``threshold_upper``, ``alert``, ``reason``: why there is no value,
+            or how many scores it leaves out, as they are missing, NaN or infinite; null where neither is so.
         """
-        frame = chunk.select("probability", pl.col("prediction").cast(pl.Int64)).to_pandas()
+        scored = chunk.filter(pl.col("probability").is_finite().fill_null(False))
+        lost = chunk.height - scored.height
+        left_out = f"{lost} of {chunk.height} scores are no numbers and are left out" if lost else None
+        if scored.is_empty():
+            blank = [(m, *[None] * 6, left_out) for m in ESTIMATED_METRICS]
+            return pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row")
+        frame = scored.select("probability", pl.col("prediction").cast(pl.Int64)).to_pandas()
         with _nannyml():
             result = _judge_one_chunk(self.estimator, frame, "estimate").iloc[0]
         rows = []
@@ -201,7 +208,7 @@ class PerformanceJudge:
             value = _number(cell["value"])
             band = _number(cell["lower_confidence_boundary"]), _number(cell["upper_confidence_boundary"])
             limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
-            why = None if value is not None else "NannyML could not estimate it: one predicted class only"
+            why = "NannyML could not estimate it: one predicted class only" if value is None else left_out
             rows.append((metric, value, *band, *limits, _alert(cell, value), why))
         return pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row")
 

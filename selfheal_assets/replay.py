@@ -6,9 +6,10 @@ end. Nothing here computes evidence or decides: it moves the clock and runs Dags
 """
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,21 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import hindsight
-from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start
+from selfheal_assets.core.changes import Change, changes
+from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, next_retraining
 from selfheal_assets.defs.promote import follow_ledger
-from selfheal_assets.defs.resources import AS_OF_TAG, Stores
+from selfheal_assets.defs.resources import AS_OF_TAG, DECIDED_TAG, Stores
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log
-from selfheal_assets.stores.applications import split_at_go_live
+from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log, replay_state
+from selfheal_assets.stores.applications import require_reference, split_at_go_live
 from selfheal_assets.stores.prediction_log import PredictionLog
-from selfheal_assets.stores.sources import read_cases
+from selfheal_assets.stores.sources import SourceError, read_cases
 
 REPLAY_TAG = "selfheal/replay"
 
@@ -61,27 +63,57 @@ class Replay:
     Args:
         settings: of the installation; its home receives everything.
         instance: Dagster's; its history is what ``selfheal dev`` shows.
+
+    Raises:
+        ReplayFailed: the use case changed in something that the chunks already lived through rest on.
+        SourceError: the source cannot be used.
     """
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
+        self._began = time.perf_counter()
         self.settings, self.case, self.instance = settings, settings.case, instance
+        self.go_live = midnight(self.case.go_live)
+        self.period: ChunkPeriod = self.case.monitoring.chunk
+        self._kept = replay_state.load(settings.replay_state)
+        if never := [c for c in self.changed_since() if not c.applies_from_here_on]:
+            raise ReplayFailed(
+                f"the use case changed since this replay began ({listed(never)}), and what is replayed does not "
+                "follow from it: --fresh starts anew"
+            )
+        # First of all: nothing is to be written for a file that cannot be used.
+        history, self.traffic = split_at_go_live(read_cases(self.case, settings), self.go_live)
+        require_reference(self.case, history)
+        if self.traffic.frame.is_empty():
+            raise SourceError(
+                f"{history.path}: no case on or after go_live {self.case.go_live}, so nothing can be replayed; the "
+                f"last one is of {history.frame['event_time'].max():%Y-%m-%d}: move go_live back"
+            )
         self.stores = Stores(settings)
         self.definitions = build_definitions(settings, self.stores)
         self.log = PredictionLog(settings.prediction_log)
         self.service = ScoringService(self.stores.registry, self.log, self.case)
-        go_live = datetime.combine(self.case.go_live, datetime.min.time())
-        everything = read_cases(self.case, settings)
-        self.traffic = split_at_go_live(everything, go_live)[1]
-        self.period: ChunkPeriod = self.case.monitoring.chunk
+
+    @property
+    def seconds(self) -> float:
+        """Time taken by all legs of this replay, this one included."""
+        return (self._kept.seconds if self._kept else 0.0) + time.perf_counter() - self._began
+
+    def changed_since(self) -> list[Change]:
+        """What was changed in the use case since the replay's last leg."""
+        return changes(self._kept.use_case, self.case.model_dump(mode="json")) if self._kept else []
+
+    def remember(self) -> None:
+        """Keep what the next leg must know."""
+        state = replay_state.ReplayState(self.case.model_dump(mode="json"), self.seconds)
+        replay_state.save(self.settings.replay_state, state)
 
     def chunks(self, until: datetime | None = None) -> list[datetime]:
-        """Starts of the chunks that hold traffic, in order."""
+        """Starts of the chunks that hold traffic, in order; none that ends after ``monitoring.until``."""
         times = self.traffic.frame["event_time"]
-        if times.is_empty():
-            return []
         start, last = chunk_start(times.min(), self.period), times.max()  # type: ignore[arg-type]
+        over = midnight(self.case.monitoring.until or date.max)
         starts = []
-        while start <= last and (until is None or start < until):  # type: ignore[operator]
+        while start <= last and chunk_end(start, self.period) <= over and (until is None or start < until):  # type: ignore[operator]
             starts.append(start)
             start = chunk_end(start, self.period)
         return starts
@@ -98,10 +130,16 @@ class Replay:
 
     def run(self, until: datetime | None = None) -> Iterator[tuple[int, int, ChunkOutcome]]:
         """Live through the chunks that are not done yet; yields (number, of how many, outcome)."""
+        self.remember()
         self._take_over()
         done, starts = self.finished(), self.chunks(until)
+        if not starts:
+            raise ReplayFailed(
+                f"no {self.period} to live through: the first case is of "
+                f"{self.traffic.frame['event_time'].min():%Y-%m-%d}; --until and monitoring.until must be later"
+            )
         if self.stores.registry.champion() is None:
-            self._retrain(starts[0], {})
+            self._retrain(max(starts[0], self.go_live), {})
             if self.stores.registry.champion() is None:
                 last = decision_ledger.latest(self.stores.warehouse)
                 raise ReplayFailed(
@@ -111,7 +149,9 @@ class Replay:
             self._heal(chunk_end(max(done), self.period))
         for number, start in enumerate(starts, 1):
             if start not in done:
-                yield number, len(starts), self._live_through(start)
+                outcome = self._live_through(start)
+                self.remember()
+                yield number, len(starts), outcome
 
     def _take_over(self) -> None:
         """Settle the runs of a replay that was killed: what was decided is followed, what was not is due again."""
@@ -123,6 +163,8 @@ class Replay:
             if run.job_name == RETRAIN_JOB and run.tags[AS_OF_TAG] not in decided:
                 self.instance.delete_run(run.run_id)
             else:
+                if run.job_name == RETRAIN_JOB:
+                    self.instance.add_run_tags(run.run_id, {DECIDED_TAG: "true"})
                 self.instance.report_run_failed(run, "its replay was killed")
         follow_ledger(self.stores)
 
@@ -251,6 +293,12 @@ class Replay:
         )
 
 
+def listed(found: list[Change], most: int = 5) -> str:
+    """Changes in a line; the first few of many."""
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return "; ".join(map(str, found[:most])) + more
+
+
 def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     """The step that failed first, with the error's own cause."""
     event = next(e for e in result.all_events if e.is_step_failure or e.is_failure)
@@ -269,17 +317,20 @@ class ReplayResult:
     report: Path
 
 
-def finish(replay: Replay, seconds: float) -> ReplayResult:
+def finish(replay: Replay) -> ReplayResult:
     """Judge the whole replay with the labels that are known in the end; publish it and write its report."""
     ledger = decision_ledger.history(replay.stores.warehouse)
     scored = replay.scored()
     chunks = replay.outcomes(scored)
     actions = ledger.filter(pl.col("champion").is_not_null())["action"].to_list()
-    summary = hindsight.summarize(scored, actions, replay.case.compared) | {"seconds": round(seconds, 1)}
+    summary = hindsight.summarize(scored, actions, replay.case.compared) | {
+        "seconds": round(replay.seconds, 1)
+    }
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
     write_atomically(
         report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode()
     )
-    (replay.settings.published / "replay.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
+    write_atomically(replay.settings.published / "replay.json", json.dumps(summary) + "\n")
+    replay.remember()
     return ReplayResult(chunks, summary, report)

@@ -9,9 +9,9 @@ import shutil
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from selfheal_assets.core.spec import ChunkPeriod
@@ -51,6 +51,41 @@ def _project_root() -> Path:
     """The checkout that holds the package, or the working directory for an installed package."""
     root = Path(__file__).resolve().parent.parent
     return root if (root / "pyproject.toml").is_file() else Path.cwd()
+
+
+class SettingsError(ValueError):
+    """The environment cannot be used; the message names the variable and what to change."""
+
+
+def read_settings(**values: Any) -> "Settings":
+    """The settings, with ``values`` in place of the environment's.
+
+    Raises:
+        SettingsError: a variable's value cannot be used.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        wrong = []
+        for problem in error.errors():
+            field = str(problem["loc"][0])
+            name = field if field.isupper() else f"SELFHEAL_{field.upper()}"
+            wrong.append(f"{name}={problem['input']}: {problem['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("; ".join(wrong)) from error
+
+
+def _require_writable(variable: str, folder: Path) -> None:
+    """Make the folder where it is missing, and try to write into it."""
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"{variable}: cannot write into {folder} ({error.strerror or error}): set {variable} to a folder that "
+            "you may write to"
+        ) from error
 
 
 class Settings(BaseSettings):
@@ -121,6 +156,19 @@ class Settings(BaseSettings):
         base = self.home or self.project / "data" / "run"
         return base.resolve() / (f"{self.case.name}_full" if self.full else self.case.name)
 
+    def require_home(self) -> None:
+        """See that runs can write, before they do half of their work.
+
+        Raises:
+            SettingsError: ``root`` cannot be made or written to; names SELFHEAL_HOME.
+        """
+        _require_writable("SELFHEAL_HOME", self.root)
+
+    def require_dagster_home(self) -> None:
+        """As :meth:`require_home`, for Dagster's storage too; names DAGSTER_HOME where that is another folder."""
+        self.require_home()
+        _require_writable("DAGSTER_HOME", self.dagster_home)
+
     @property
     def warehouse_path(self) -> Path:
         """The DuckDB file. One process writes it at a time."""
@@ -150,6 +198,11 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """HTML reports."""
         return self.root / "reports"
+
+    @property
+    def replay_state(self) -> Path:
+        """What a replay remembers between its legs."""
+        return self.root / "replay_state.json"
 
     @property
     def dagster_home(self) -> Path:

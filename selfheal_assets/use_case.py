@@ -4,27 +4,37 @@ Only reading and validating the declaration belongs here; what the declaration m
 ``core.spec``. An error names the file, the line and the key.
 """
 
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from selfheal_assets.core import fingerprint
+from selfheal_assets.core.periods import add_months, chunk_end, chunk_start, midnight
 from selfheal_assets.core.spec import (
+    Day,
     Feature,
     FeatureType,
     LabelSpec,
     Monitoring,
+    Name,
     Period,
     Policy,
     Segment,
     Serving,
     Spec,
+    Text,
     Training,
 )
+from selfheal_assets.core.yaml_text import YamlProblem, YamlText
 
+# Pydantic speaks of JSON; the reader looks at YAML.
+_WORDS = {
+    "Input should be an object": "must be a mapping of keys",
+    "Input should be a valid array": "must be a list",
+    "Tuple should have": "the list should have",
+    "Extra inputs are not permitted": "is not permitted: no such key",
+}
 SHIPPED = Path(__file__).parent / "use_cases"
 
 
@@ -41,8 +51,8 @@ class Source(Spec):
     """
 
     reader: str = "table"
-    paths: Annotated[tuple[str, ...], Field(min_length=1)]
-    full_paths: tuple[str, ...] = ()
+    paths: Annotated[tuple[Text, ...], Field(min_length=1)]
+    full_paths: tuple[Text, ...] = ()
     columns: dict[str, str] = Field(default_factory=dict)
     help: str = ""
 
@@ -50,13 +60,13 @@ class Source(Spec):
 class UseCase(Spec):
     """A tabular classifier in production. See docs/use_cases.md for every key."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    title: str
+    name: Name
+    title: Text
     description: str = ""
     source: Source
-    entity_id: str
-    event_time: str
-    go_live: date
+    entity_id: Text
+    event_time: Text
+    go_live: Day
     features: Annotated[tuple[Feature, ...], Field(min_length=1)]
     label: LabelSpec
     segments: tuple[Segment, ...] = ()
@@ -68,8 +78,24 @@ class UseCase(Spec):
     training: Training = Training()
 
     @model_validator(mode="after")
-    def _is_sound(self) -> Self:
-        names = [f.name for f in self.features]
+    def _columns_are_sound(self) -> Self:
+        keys = {"entity_id": self.entity_id, "event_time": self.event_time}
+        keys |= {"label": self.label.positive_at or self.label.column or ""}
+        for key, column in keys.items():
+            if list(keys.values()).count(column) > 1:
+                same = " and ".join(k for k, c in keys.items() if c == column)
+                raise ValueError(f"{key}: '{column}' cannot be {same} at once")
+        ours = [*keys.values(), *self.feature_names]
+        if unknown := sorted(set(self.source.columns) - set(ours)):
+            raise ValueError(
+                f"source.columns: '{unknown[0]}' is no column of this use case (our name: the file's); ours are "
+                f"{', '.join(ours)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_sound(self) -> Self:
+        names = self.feature_names
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"features: declared twice: {', '.join(twice)}")
         # Under our names and under the file's: renaming must not smuggle the outcome in as a feature.
@@ -84,16 +110,61 @@ class UseCase(Spec):
                 )
             if f.name in (self.entity_id, self.event_time):
                 raise ValueError(f"features: '{f.name}' is the entity id or the event time, not a feature")
+        return self
+
+    @model_validator(mode="after")
+    def _segments_are_sound(self) -> Self:
+        names = [s.name for s in self.segments]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"segments: declared twice: {', '.join(twice)}")
         for s in self.segments:
-            if s.feature not in names:
+            if s.feature not in self.feature_names:
                 raise ValueError(f"segments: '{s.name}' uses '{s.feature}', which is not a feature")
-            if self.feature(s.feature).type is not FeatureType.category and not s.cuts:
+            is_category = self.feature(s.feature).type is FeatureType.category
+            if is_category and s.cuts is not None:
+                raise ValueError(f"segments: '{s.name}' is over a category: 'cuts' are for numbers")
+            if not is_category and not s.cuts:
                 raise ValueError(f"segments: '{s.name}' is over a number: give 'cuts'")
-        if self.reference.end > self.go_live:
+        return self
+
+    @model_validator(mode="after")
+    def _reference_is_sound(self) -> Self:
+        start, end, live = (midnight(d) for d in (self.reference.start, self.reference.end, self.go_live))
+        if end > live:
             raise ValueError(
-                f"reference: ends {self.reference.end}, after go_live {self.go_live}; the first model is "
-                "judged on cases before it goes live"
+                f"reference.end: {self.reference.end} is after go_live {self.go_live}; the first model is judged "
+                "on cases before it goes live"
             )
+        months, latest = self.label.horizon_months, add_months(live, -self.label.horizon_months)
+        if end > latest:
+            raise ValueError(
+                f"reference.end: {self.reference.end} is too late: the first model is judged on the reference, "
+                f"whose labels take label.horizon_months = {months}, and it goes live on {self.go_live}: at most "
+                f"{latest:%Y-%m-%d}"
+            )
+        if end < chunk_end(start, self.monitoring.chunk):
+            raise ValueError(
+                f"reference.end: the reference is shorter than one {self.monitoring.chunk} "
+                "(monitoring.chunk); a chunk cannot be judged by less than it holds itself"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _later_periods_are_sound(self) -> Self:
+        until, chunk = self.monitoring.until, self.monitoring.chunk
+        first = chunk_start(midnight(self.go_live), chunk)
+        if until and midnight(until) < chunk_end(first, chunk):
+            raise ValueError(
+                f"monitoring.until: {until} is before the end of the first {chunk} from go_live {self.go_live} on, "
+                f"so nothing would be monitored: at least {chunk_end(first, chunk):%Y-%m-%d}"
+            )
+        if self.compared and self.compared.start < self.go_live:
+            raise ValueError(
+                f"compared.start: {self.compared.start} is before go_live {self.go_live}; only what was answered "
+                "in production can be compared"
+            )
+        if self.compared and until and self.compared.end > until:
+            raise ValueError(f"compared.end: {self.compared.end} is after monitoring.until {until}")
         return self
 
     def feature(self, name: str) -> Feature:
@@ -123,40 +194,11 @@ def _find(name_or_path: str) -> Path:
     return path
 
 
-def _line_of(node: yaml.Node | None, location: tuple[Any, ...]) -> int:
-    """Line of the innermost node on ``location`` that exists in the document."""
-    line = 1
-    for key in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
-            if found is None:
-                return line
-            line, node = found[0].start_mark.line + 1, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            child: Any = node.value[key]
-            line, node = child.start_mark.line + 1, child
-        else:
-            return line
-    return line
-
-
-def _repeated_key(node: yaml.Node | None) -> tuple[str, int] | None:
-    """A key given twice in one mapping, and its line: YAML keeps the last, so a limit would be lost."""
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    seen = set()
-    for key, _ in pairs:
-        if key.value in seen:
-            return key.value, key.start_mark.line + 1
-        seen.add(key.value)
-    children = [v for _, v in pairs] or (node.value if isinstance(node, yaml.SequenceNode) else [])
-    return next((found for child in children if (found := _repeated_key(child))), None)
-
-
 def _location_of(error: Any) -> tuple[Any, ...]:
-    """Where an error is: pydantic's location, or the key that a whole-model rule names first."""
+    """Where an error is: pydantic's location, or the dotted key that a whole-model rule names first."""
     if error["loc"]:
         return error["loc"]
-    return (error["msg"].removeprefix("Value error, ").split(":")[0],)
+    return tuple(error["msg"].removeprefix("Value error, ").split(":")[0].split("."))
 
 
 def load_use_case(name_or_path: str, policy_overrides: dict[str, Any] | None = None) -> UseCase:
@@ -172,32 +214,33 @@ def load_use_case(name_or_path: str, policy_overrides: dict[str, Any] | None = N
     """
     path = _find(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        text = YamlText(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise UseCaseError(f"{path}: not UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise UseCaseError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(document, dict):
-        raise UseCaseError(f"{path}, line 1: a use case is a mapping of keys; see docs/use_cases.md")
-    if twice := _repeated_key(node):
-        raise UseCaseError(f"{path}, line {twice[1]}: {twice[0]}: given twice; keep one")
+    except YamlProblem as error:
+        where = f"{path}, line {error.line}" if error.line else str(path)
+        what = f"{error.key}: {error}" if error.key else f"{error}; see docs/use_cases.md"
+        raise UseCaseError(f"{where}: {what}") from error
     for dotted, value in (policy_overrides or {}).items():
         if value is not None:
-            _override(document, dotted.split("."), value)
+            _override(text.document, dotted.split("."), value)
     try:
-        return UseCase.model_validate(document)
+        # As JSON, strict: '600' and true are no numbers, 0 is no boolean.
+        return UseCase.model_validate_json(text.as_json(), strict=True)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            location = _location_of(problem)
-            key = ".".join(map(str, problem["loc"])) or str(location[0])
-            message = problem["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
-            problems.append(f"{path}, line {_line_of(node, location)}: {key}: {message}")
-        raise UseCaseError("\n".join(problems)) from error
+        raise UseCaseError("\n".join(_told(path, text, problem) for problem in error.errors())) from error
+
+
+def _told(path: Path, text: YamlText, problem: Any) -> str:
+    """One of pydantic's errors as ``file, line, key: what``."""
+    location = _location_of(problem)
+    key = ".".join(map(str, location))
+    message = problem["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
+    if problem["input"] is None:
+        message = "is empty: give it a value, or remove the key"
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return f"{path}, line {text.line_of(location)}: {key}: {message}"
 
 
 def _override(document: dict[str, Any], keys: list[str], value: Any) -> None:

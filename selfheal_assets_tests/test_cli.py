@@ -78,9 +78,75 @@ def test_a_missing_source_is_told_with_where_it_was_looked_for(tmp_path):
     is_one_message(result, "selfheal: use case 'toy': no source file; looked for", str(source))
 
 
+@pytest.mark.parametrize("command", ["replay", "serve", "dev"])
+@pytest.mark.parametrize("home", ["file", "under a file", "/proc"])
+def test_a_home_that_cannot_be_written_to_is_told_in_one_line(tmp_path, command, home):
+    path = toy.make(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    given = {"file": str(tmp_path / "file"), "under a file": str(tmp_path / "file" / "home")}.get(home, home)
+    result = selfheal(command, SELFHEAL_USE_CASE=str(path), SELFHEAL_HOME=given)
+    is_one_message(result, "selfheal: SELFHEAL_HOME: cannot write into", given)
+    assert len(result.stderr.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+def test_a_dagster_home_that_cannot_be_written_to_is_told_in_one_line(tmp_path):
+    path = toy.make(tmp_path)
+    home = str(tmp_path / "home")
+    result = selfheal("dev", SELFHEAL_USE_CASE=str(path), SELFHEAL_HOME=home, DAGSTER_HOME="/proc/dagster")
+    is_one_message(result, "selfheal: DAGSTER_HOME: cannot write into /proc/dagster")
+
+
+def test_a_variable_that_cannot_be_read_is_named():
+    result = selfheal("replay", SELFHEAL_AS_OF="yesterday", MONITORING_INTERVAL="hour")
+    is_one_message(result, "SELFHEAL_AS_OF=yesterday: ", "MONITORING_INTERVAL=hour: ")
+
+
 def test_only_the_loans_can_be_fetched():
     result = selfheal("data", "fetch", "titanic")
     is_one_message(result, "'titanic' cannot be fetched")
+
+
+def test_a_use_case_that_changed_between_two_legs_is_told(tmp_path):
+    path = toy.make(tmp_path)
+    values = {"SELFHEAL_USE_CASE": str(path), "SELFHEAL_HOME": str(tmp_path / "home")}
+    sound = path.read_text()
+
+    def leg(until: str, *changes: tuple[str, str]):
+        text = sound
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        path.write_text(text)
+        return selfheal("replay", "--until", until, **values)
+
+    first = leg("2019-10-01")
+    assert first.returncode == 0, first.stderr
+    gates = ("min_rows: 150, min_positives", "min_rows: 160, min_positives")
+    second = leg("2020-01-01", gates)
+    assert second.returncode == 0, second.stderr
+    said = "(policy.gates.min_rows: 150 → 160): this applies from here on, the 1 chunks lived through stay"
+    assert said in second.stderr
+    seconds = [json.loads(r.stdout.strip().splitlines()[-1])["seconds"] for r in (first, second)]
+    alone = float(re.findall(r"\((\d+) s\)", second.stderr)[-1])
+    assert seconds[1] > seconds[0] + alone / 2, "both legs count"
+
+    is_one_message(leg("2020-01-01"), "policy.gates.min_rows: 160 → 150", "--fresh starts anew")
+    is_one_message(
+        leg("2020-04-01", gates, ("horizon_months: 6", "horizon_months: 5")),
+        "label.horizon_months: 6 → 5",
+        "what is replayed does not follow from it",
+    )
+    is_one_message(
+        leg("2020-04-01", gates, ("  - {name: age, type: number, min: -10, max: 10}\n", "")),
+        "features.age",
+        "--fresh starts anew",
+    )
+    retitled = leg("2020-01-01", gates, ("title: Members", "title: Those"))
+    assert retitled.returncode == 0, retitled.stderr
+    assert "Those who leave" in (tmp_path / "home" / "toy" / "reports" / "replay.html").read_text()
+    again = leg("2020-01-01", gates, ("title: Members", "title: Those"))
+    assert again.stdout.startswith("Nothing is to be done")
 
 
 def test_a_replay_ends_with_its_figures_in_one_line_of_json(lived: Lived):

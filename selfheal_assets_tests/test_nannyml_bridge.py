@@ -265,6 +265,19 @@ def test_one_predicted_class_is_no_nan(performance, car_loans):
         assert (row["value"] is None) == (row["reason"] is not None) == (row["alert"] is None)
 
 
+@pytest.mark.parametrize("lost", [None, np.nan, np.inf])
+def test_scores_that_are_no_numbers_are_counted(performance, car_loans, lost):
+    rows = scored_of(car_loans[1]).head(CHUNK_ROWS)
+    broken = pl.when(pl.int_range(pl.len()) < 7).then(pl.lit(lost, dtype=pl.Float64)).otherwise("probability")
+    frame = performance.estimate(rows.with_columns(probability=broken))
+    assert frame["reason"].to_list() == [f"7 of {CHUNK_ROWS} scores are no numbers and are left out"] * 2
+    assert frame.drop("reason").equals(performance.estimate(rows[7:]).drop("reason"))
+    assert performance.estimate(rows)["reason"].to_list() == [None, None]
+    none = performance.estimate(rows.with_columns(probability=pl.lit(lost, dtype=pl.Float64)))
+    assert none["value"].to_list() == [None, None] == none["alert"].to_list()
+    assert none["reason"][0] == f"{CHUNK_ROWS} of {CHUNK_ROWS} scores are no numbers and are left out"
+
+
 def modules_imported_by(source: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(source.read_text())):

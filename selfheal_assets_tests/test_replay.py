@@ -3,13 +3,15 @@
 from collections import Counter
 from datetime import datetime
 
+import dagster as dg
 import polars as pl
 import pytest
 
 from selfheal_assets.core.periods import chunk_end
 from selfheal_assets.defs.home import prepare_dagster_home, replay_instance
-from selfheal_assets.replay import Replay
+from selfheal_assets.replay import Replay, ReplayFailed
 from selfheal_assets.stores import decision_ledger
+from selfheal_assets.stores.sources import SourceError
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests import toy
 from selfheal_assets_tests.conftest import Lived, state_of
@@ -44,6 +46,69 @@ def test_no_label_is_known_before_its_time(tmp_path):
         assert (
             before.predictions.height == before.predictions["entity_id"].n_unique() == answered(QUARTERS[2])
         )
+
+
+def toy_with(folder, *changes: tuple[str, str]):
+    """Settings of a toy whose use case was changed."""
+    settings = toy.settings(folder)
+    path = folder / "toy.yaml"
+    text = path.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text)
+    return settings
+
+
+def test_going_live_within_a_chunk_and_ending_before_the_data_does(tmp_path):
+    """The first chunk begins before go-live, and the list of chunks ends with ``monitoring.until``."""
+    settings = toy_with(
+        tmp_path,
+        ("go_live: 2019-07-01", "go_live: 2019-08-15"),
+        ("until: 2021-07-01", "until: 2019-10-01"),
+        ("compared: {start: 2020-10-01, end: 2021-01-01}\n", ""),
+    )
+    with replay_instance(prepare_dagster_home(settings.dagster_home)) as instance:
+        replay = Replay(settings, instance)
+        (outcome,) = [outcome for _, _, outcome in replay.run()]
+        assert outcome.chunk == QUARTERS[0]
+        decisions = decision_ledger.history(replay.stores.warehouse)
+        assert decisions["as_of"][0] == datetime(2019, 8, 15), "not before the reference is mature"
+        with pytest.raises(ReplayFailed, match=r"no quarter to live through.*2019-08-15"):
+            next(replay.run(datetime(2019, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("start: 2018-10-01, end", "start: 2017-10-01, end"), r"none before reference\.start 2017-10-01"),
+        (
+            ("{start: 2018-10-01, end: 2019-01-01}", "{start: 2016-01-01, end: 2017-01-01}"),
+            "none in the reference",
+        ),
+    ],
+)
+def test_a_reference_before_the_data_is_told_before_anything_is_written(tmp_path, change, message):
+    settings = toy_with(tmp_path, change)
+    with pytest.raises(SourceError, match=message) as caught, dg.DagsterInstance.ephemeral() as instance:
+        Replay(settings, instance)
+    assert str(tmp_path / "toy.parquet") in str(caught.value)
+    assert not settings.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (toy.generate().clear(), r"toy\.parquet has no rows; nothing was loaded"),
+        (toy.generate().filter(pl.col("joined_on") < toy.GO_LIVE), "no case on or after go_live"),
+    ],
+)
+def test_a_file_without_traffic_is_told_before_anything_is_written(tmp_path, rows, message):
+    settings = toy.settings(tmp_path)
+    rows.write_parquet(tmp_path / "toy.parquet")
+    with pytest.raises(SourceError, match=message), dg.DagsterInstance.ephemeral() as instance:
+        Replay(settings, instance)
+    assert not settings.root.exists()
 
 
 def test_a_killed_replay_knew_no_future_label_either(lived: Lived):

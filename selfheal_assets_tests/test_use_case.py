@@ -75,10 +75,10 @@ def test_a_sound_file_is_read(written):
             "string",
         ),
         (replaced(", horizon_months: 3", ""), "label:", "label.horizon_months", "required"),
-        (replaced("end: 2020-10-01", "end: 2021-10-01"), "reference:", "reference", "after go_live"),
+        (replaced("end: 2020-10-01", "end: 2021-10-01"), "reference:", "reference.end", "after go_live"),
         (replaced("end: 2020-10-01", "end: 2020-01-01"), "reference:", "reference", "before end"),
         (replaced("feature: tenure,", "feature: size,"), "segments:", "segments", "'size'"),
-        (replaced("\n  gates: {min_rows: 300}", " []"), "policy:", "policy", "dictionary"),
+        (replaced("\n  gates: {min_rows: 300}", " []"), "policy:", "policy", "must be a mapping"),
         (SOUND + "title: Again\n", "title: Again", "title", "given twice"),
     ],
 )
@@ -89,6 +89,169 @@ def test_a_malformed_file_is_named_with_line_and_key(written, text, fragment, ke
     first = str(caught.value).splitlines()[0]
     assert first.startswith(f"{path}, line {line_of(text, fragment)}: {key}: ")
     assert message in first
+
+
+POLICY = "  gates: {min_rows: 300}"
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment", "key", "message"),
+    [
+        (
+            replaced("go_live: 2021-01-01", "go_live: 2021-13-01"),
+            "go_live",
+            "go_live",
+            "month must be in 1..12",
+        ),
+        (replaced("start: 2020-06-01", "start: 2020-06-31"), "reference", "reference.start", "out of range"),
+        (
+            replaced("go_live: 2021-01-01", "go_live: 9999-12-31"),
+            "go_live",
+            "go_live",
+            "less than 2200-01-01",
+        ),
+        (
+            replaced(POLICY, "  retrain_on: [drift]"),
+            "[drift]",
+            "policy.retrain_on.0",
+            "'drift_within_limits'",
+        ),
+        (
+            replaced(POLICY, "  retrain_on: [calibration_holds, calibration_holds]"),
+            "retrain_on",
+            "policy.retrain_on",
+            "given twice",
+        ),
+        (
+            replaced(POLICY, "  alarms: {calibration_ratio: [1.25, 0.8]}"),
+            "alarms",
+            "policy.alarms.calibration_ratio",
+            "around 1",
+        ),
+        (
+            replaced(POLICY, "  alarms: {calibration_ratio: [-1, 2]}"),
+            "alarms",
+            "policy.alarms.calibration_ratio",
+            "positive",
+        ),
+        (SOUND + "monitoring: {until: 2020-06-01}\n", "until", "monitoring.until", "at least 2021-02-01"),
+        (
+            SOUND + "monitoring: {until: 2021-01-02}\n",
+            "until",
+            "monitoring.until",
+            "nothing would be monitored",
+        ),
+        (
+            SOUND + "compared: {start: 2020-01-01, end: 2022-01-01}\n",
+            "compared",
+            "compared.start",
+            "before go_live",
+        ),
+        (
+            SOUND + "compared: {start: 2022-01-01, end: 2023-01-01}\nmonitoring: {until: 2022-06-01}\n",
+            "compared",
+            "compared.end",
+            "after monitoring.until",
+        ),
+        (replaced("[basic, plus]", "[basic, basic]"), "[basic", "features.1.values", "given twice: basic"),
+        (replaced("[basic, plus]", "[]"), "values: []", "features.1.values", "at least 1 item"),
+        (replaced("[basic, plus]", "[basic, ' plus']"), "[basic", "features.1.values", "space"),
+        (
+            replaced("segments: [", "segments: [{name: tenure, feature: plan}, "),
+            "segments",
+            "segments",
+            "declared twice: tenure",
+        ),
+        (replaced("feature: tenure,", "feature: plan,"), "segments", "segments", "'cuts' are for numbers"),
+        (replaced("end: 2020-10-01", "end: 2020-11-01"), "reference", "reference.end", "at most 2020-10-01"),
+        (
+            replaced("end: 2020-10-01", "end: 2020-06-02"),
+            "reference",
+            "reference.end",
+            "shorter than one month",
+        ),
+        (replaced("type: integer", "type: float"), "float", "features.0.type", "'integer'"),
+        (SOUND.replace("name: plan", "name: größe"), "größe", "features.1.name", "pattern"),
+        (replaced("name: plan", "name: p" + "l" * 64 + "an"), "values", "features.1.name", "at most 64"),
+        (replaced("min_rows: 300", f"min_rows: {10**30}"), "gates", "policy.gates.min_rows", "too large"),
+        (
+            replaced("min_rows: 300", f"min_rows: 1{'0' * 5000}"),
+            "gates",
+            "policy.gates.min_rows",
+            "not an integer",
+        ),
+        (
+            replaced("min_rows: 300", "cooldown_days: 9999999999"),
+            "gates",
+            "policy.gates.cooldown_days",
+            "36500",
+        ),
+        (replaced("horizon_months: 3", "horizon_months: 1000000"), "label", "label.horizon_months", "600"),
+        (replaced("horizon_months: 3", "horizon_months: true"), "label", "label.horizon_months", "integer"),
+        (replaced("max: 600", "max: true"), "max", "features.0.max", "number"),
+        (replaced("max: 600", "max: '600'"), "max", "features.0.max", "number"),
+        (replaced("max: 600", "max: 10:00"), "max", "features.0.max", "base 60"),
+        (replaced("max: 600", "max: !!float many"), "max", "features.0.max", "many is not a number"),
+        (replaced("max: 600", "nullable: 'no'"), "nullable", "features.0.nullable", "boolean"),
+        (replaced("max: 600", "nullable: !!bool maybe"), "nullable", "features.0.nullable", "truth value"),
+        (replaced("title: Churn of subscribers", "title:"), "title", "title", "is empty"),
+        (replaced("title: Churn of subscribers", "title: ' '"), "title", "title", "pattern"),
+        (replaced(POLICY, ""), "policy:", "policy", "is empty"),
+        (replaced("tenure: months", "tenur: months"), "columns", "source.columns", "'tenur' is no column"),
+        (replaced("event_time: scored_on", "event_time: customer"), "entity_id", "entity_id", "at once"),
+        (SOUND + "1: a\n", "1: a", "1", "quote it"),
+        (SOUND + "description: &a [*a]\n", "description", "description.0", "inside its own anchor"),
+        (
+            SOUND + "description: !!binary aGVsbG8=\n",
+            "description",
+            "description",
+            "!!binary is not supported",
+        ),
+        (SOUND + 'description: "a\\0b"\n', "description", "description", "U+0000"),
+        (SOUND + 'description: "\\ud800"\n', "description", "description", "U+D800"),
+        (SOUND + "training: {seed: -1}\n", "seed", "training.seed", "greater than or equal to 0"),
+        (SOUND + "training: {rounds: 1000000000}\n", "rounds", "training.rounds", "10000"),
+    ],
+)
+def test_a_value_that_would_fail_later_is_refused_here(written, text, fragment, key, message):
+    path = written(text)
+    with pytest.raises(UseCaseError) as caught:
+        load_use_case(path)
+    (only,) = str(caught.value).splitlines()
+    assert only.startswith(f"{path}, line {line_of(text, fragment)}: {key}: ")
+    assert message in only
+
+
+def test_anchors_and_numbers_as_people_write_them_are_read(written):
+    text = replaced("max: 600", "max: 6e2") + "monitoring: {until: &end 2022-06-01}\n"
+    text += "compared: {start: 2021-06-01, end: *end}\n"
+    case = load_use_case(written("\ufeff" + text.replace("\n", "\r\n")))
+    assert case.feature("tenure").max == 600
+    assert case.compared.end == case.monitoring.until == date(2022, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SOUND + f"description: {'[' * 3000}{']' * 3000}\n", "nested too deeply"),
+        (
+            SOUND
+            + "description: {a0: &a0 [x], "
+            + ", ".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10))
+            + "}\n",
+            "more than 100,000 values",
+        ),
+        (SOUND + "---\nname: other\n", "line 18: not valid YAML: but found another document"),
+        (SOUND + "? [a, b]\n: c\n", "line 18: a key must be a text"),
+        (replaced("  reader: table", "\treader: table"), "line 4: not valid YAML: found character '\\t'"),
+        (SOUND + "description: a\0b\n", "not valid YAML: unacceptable character"),
+        ("", "line 1: must be a mapping of keys"),
+    ],
+)
+def test_what_yaml_allows_and_nobody_means_is_refused(written, text, message):
+    with pytest.raises(UseCaseError) as caught:
+        load_use_case(written(text))
+    assert message in str(caught.value)
 
 
 def test_every_problem_of_a_file_is_listed(written):
@@ -103,7 +266,7 @@ def test_what_is_not_yaml_is_named_with_its_line(written):
     with pytest.raises(UseCaseError, match=r"line \d+: not valid YAML") as caught:
         load_use_case(path)
     assert str(caught.value).startswith(path)
-    with pytest.raises(UseCaseError, match="line 1: a use case is a mapping"):
+    with pytest.raises(UseCaseError, match="line 1: must be a mapping"):
         load_use_case(written("- a\n"))
 
 

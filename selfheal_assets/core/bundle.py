@@ -29,6 +29,11 @@ class Calibrator:
     slope: float = 1.0
     intercept: float = 0.0
 
+    @property
+    def keeps_the_ranking(self) -> bool:
+        """Whether a higher margin is a higher probability. A slope of zero, below, or NaN says 'learned nothing'."""
+        return self.slope > 0
+
     def __call__(self, margin: np.ndarray) -> np.ndarray:
         """Probabilities (float64) of margins."""
         return 1.0 / (1.0 + np.exp(-(self.slope * margin.astype(np.float64) + self.intercept)))

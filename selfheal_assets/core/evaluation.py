@@ -169,8 +169,16 @@ def compare_segments(
     return compared
 
 
-def approval_rates(frame: pl.DataFrame, flagged: np.ndarray, segment: Segment) -> dict[str, float]:
-    """Share of each group that the model does not flag."""
+@dataclass(frozen=True)
+class Approval:
+    """A group's share of cases that the model does not flag, and how many cases it has."""
+
+    rate: float
+    rows: int
+
+
+def approvals(frame: pl.DataFrame, flagged: np.ndarray, segment: Segment) -> dict[str, Approval]:
+    """Approval of each group of the segment, by name."""
     groups = pl.DataFrame({"group": segment_of(frame, segment), "approved": ~flagged})
-    rates = groups.group_by("group").agg(pl.col("approved").mean()).sort("group")
-    return dict(rates.iter_rows())
+    rates = groups.group_by("group").agg(pl.col("approved").mean(), pl.len()).sort("group")
+    return {group: Approval(rate, rows) for group, rate, rows in rates.iter_rows()}

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from selfheal_assets.core.evaluation import Comparison
+from selfheal_assets.core.evaluation import Approval, Comparison
 from selfheal_assets.core.spec import GatePolicy
 
 NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
@@ -56,7 +56,7 @@ class GateInputs:
     label_coverage: float | None
     last_promotion: datetime | None
     servability: Servability | None
-    approval_rates: dict[str, dict[str, float]] | None
+    approvals: dict[str, dict[str, Approval]] | None
     has_champion: bool
     ineligible: str = ""
 
@@ -165,19 +165,36 @@ def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 
 def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """Adverse impact ratio (lowest approval rate over highest) of each group the use case names."""
-    if inputs.approval_rates is None or not all(inputs.approval_rates.values()):
+    """Adverse impact ratio (lowest approval rate over highest) of each group the use case names.
+
+    A group with too few rows is left out, and named; where it leaves nothing to compare with, nobody can tell.
+    """
+    if inputs.approvals is None or not all(inputs.approvals.values()):
         return _missing("fairness", "approval rates")
-    ratios = {
-        name: min(rates.values()) / max(rates.values()) if max(rates.values()) > 0 else 0.0
-        for name, rates in inputs.approval_rates.items()
-    }
-    if not ratios:
+    if not inputs.approvals:
         return _judge("fairness", True, "the use case names no protected groups")
-    name = min(ratios, key=lambda n: ratios[n])
-    limit = policy.min_adverse_impact_ratio
-    reason = f"adverse impact ratio of {name} {ratios[name]:.2f} (at least {limit:.2f})"
-    return _judge("fairness", ratios[name] >= limit, reason, ratios[name], limit, ratios=ratios)
+    ratios, small, unclear = {}, {}, []
+    for name, groups in inputs.approvals.items():
+        few = {f"{name}={g}": a.rows for g, a in groups.items() if a.rows < policy.min_segment_rows}
+        rates = [a.rate for a in groups.values() if a.rows >= policy.min_segment_rows]
+        small |= few
+        if few and len(rates) < 2:
+            unclear.append(name)
+        else:
+            ratios[name] = min(rates) / max(rates) if max(rates) > 0 else 0.0
+    left_out = ", ".join(f"{group} has {rows}" for group, rows in small.items())
+    note = (
+        f"; too small to be compared (at least {policy.min_segment_rows} rows): {left_out}" if small else ""
+    )
+    limit, evidence = policy.min_adverse_impact_ratio, {"ratios": ratios, "too_small": small}
+    # Not '<': a ratio that is not a number must fail.
+    unfair = [name for name, ratio in ratios.items() if not ratio >= limit]
+    if unclear and not unfair:
+        reason = f"{', '.join(unclear)}: fewer than two groups can be compared{note}"
+        return GateResult("fairness", Verdict.inconclusive, reason, None, limit, evidence)
+    name = min(unfair or ratios, key=lambda n: ratios[n])
+    reason = f"adverse impact ratio of {name} {ratios[name]:.2f} (at least {limit:.2f}){note}"
+    return _judge("fairness", not unfair, reason, ratios[name], limit, **evidence)
 
 
 def servability(inputs: GateInputs, policy: GatePolicy) -> GateResult:

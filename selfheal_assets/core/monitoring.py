@@ -91,11 +91,18 @@ def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:
     limit = pl.max_horizontal(pl.lit(policy.jensen_shannon), pl.col("threshold"))
     moved = measured.filter(pl.col("value") > limit).sort("value", descending=True)
     names = ", ".join(f"{f} {v:.2f}" for f, v in moved.select("feature", "value").iter_rows())
+    blank = drift.height - measured.height
+    unmeasured = f"; {blank} more could not be measured" if blank else ""
     worst = float(measured["value"].max())  # type: ignore[arg-type]
     if moved.height >= policy.min_drifted_features:
-        reason = f"{moved.height} of {measured.height} features drifted (Jensen–Shannon distance): {names}"
+        reason = (
+            f"{moved.height} of {measured.height} measured features drifted (Jensen–Shannon distance): "
+            f"{names}{unmeasured}"
+        )
         return Finding(check, Status.failed, reason, worst, policy.jensen_shannon)
-    reason = f"{moved.height} of {measured.height} features beyond {policy.jensen_shannon:g}"
+    reason = (
+        f"{moved.height} of {measured.height} measured features beyond {policy.jensen_shannon:g}{unmeasured}"
+    )
     return Finding(check, Status.passed, reason, worst, policy.jensen_shannon)
 
 
@@ -104,10 +111,13 @@ def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: Alar
     check = "estimated_performance_holds"
     known = estimates.filter((pl.col("metric") == "roc_auc") & pl.col("value").is_not_null())
     if known.is_empty():
-        return unknown(check, "no estimate: too few predictions or no reference for the champion")
+        said = estimates.filter(pl.col("metric") == "roc_auc")["reason"].drop_nulls().to_list()
+        why = said[0] if said else "too few predictions or no reference for the champion"
+        return unknown(check, f"no estimate: {why}")
     row = known.row(0, named=True)
     limit = min(row["threshold_lower"] or 1.0, reference_auc - policy.max_auc_drop)
     reason = f"estimated ROC AUC {row['value']:.3f}, reference {reference_auc:.3f}, limit {limit:.3f}"
+    reason += f"; {row['reason']}" if row["reason"] else ""
     status = Status.failed if row["value"] < limit else Status.passed
     return Finding(check, status, reason, row["value"], limit)
 
@@ -135,12 +145,16 @@ def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
     ratio = expected / max(observed, 1.0)
     z = (observed - expected) / max(float(cohorts["variance"].sum()), 1e-12) ** 0.5
     low, high = policy.calibration_ratio
-    surprising = abs(z) > norm.isf(policy.calibration_alpha / 2)
+    p = 2 * float(norm.sf(abs(z)))
+    outside, surprising = not low <= ratio <= high, p < policy.calibration_alpha
+    where = f"outside {low:g}–{high:g}" if outside else f"within {low:g}–{high:g}"
+    if outside and not surprising:
+        where += f", but not significantly: p = {p:.2g}, limit {policy.calibration_alpha:g}"
     reason = (
         f"{expected:.0f} positives expected so far, {observed:.0f} observed: expected/observed {ratio:.2f} "
-        f"(within {low:g}–{high:g}), z = {z:+.1f}"
+        f"({where}), z = {z:+.1f}"
     )
-    failed = surprising and not low <= ratio <= high
+    failed = outside and surprising
     return Finding(
         check, Status.failed if failed else Status.passed, reason, ratio, low if ratio < 1 else high
     )

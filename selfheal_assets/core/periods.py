@@ -1,6 +1,6 @@
 """Calendar arithmetic: monitoring chunks and ages. Chunks are half-open, ``[start, end)``, in UTC."""
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from dateutil.relativedelta import relativedelta
 
@@ -12,6 +12,11 @@ _LENGTH = {
     "month": relativedelta(months=1),
     "quarter": relativedelta(months=3),
 }
+
+
+def midnight(day: date) -> datetime:
+    """The moment at which ``day`` begins."""
+    return datetime.combine(day, datetime.min.time())
 
 
 def add_months(moment: datetime, months: int) -> datetime:

@@ -173,7 +173,7 @@ def _by_row(problem: Problem) -> int:
 def _parse(column: pl.Series, kind: FeatureType, first_row: int) -> tuple[pl.Series, list[Problem]]:
     """The column in its feature's type, and what could not be cast."""
     if kind is FeatureType.category:
-        return _text(column), []
+        return _text(column), control_characters(column, first_row)
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Categorical, pl.Boolean, pl.Null)):
         return column, [Problem(column.name, None, f"holds {column.dtype} values, not numbers")]
     column = column.cast(pl.String) if column.dtype == pl.Categorical else column
@@ -202,6 +202,18 @@ def unreadable(
     return [
         Problem(column.name, row + first_row, f"{value!r} is not {kind}")
         for row, value in zip(rows, values, strict=True)
+    ]
+
+
+def control_characters(column: pl.Series, first_row: int) -> list[Problem]:
+    """One problem per text with a character that no file, page or key could show, such as NUL."""
+    if column.dtype not in (pl.String, pl.Categorical):
+        return []
+    text = column.cast(pl.String)
+    rows = text.str.contains(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").fill_null(False).arg_true()
+    return [
+        Problem(column.name, row + first_row, f"{text[row]!r} holds a control character: remove it")
+        for row in rows
     ]
 
 

@@ -3,14 +3,24 @@
 Only value types belong here. Reading them from YAML is ``selfheal_assets.use_case``'s work.
 """
 
+from collections.abc import Sequence
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 ChunkPeriod = Literal["day", "week", "month", "quarter"]
+CheckName = Literal[
+    "drift_within_limits", "estimated_performance_holds", "calibration_holds", "realized_performance_holds"
+]
 Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+# Far enough for any history, and near enough for every sum of dates in here to be a date.
+Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2200, 1, 1))]
+Days = Annotated[int, Field(ge=0, le=36500)]
+Months = Annotated[int, Field(ge=1, le=600)]
 RESERVED_COLUMNS = frozenset(
     {
         "prediction_id", "entity_id", "event_time", "predicted_at", "model_version", "model_fingerprint",
@@ -24,6 +34,11 @@ class Spec(BaseModel):
     """Base of every declared thing: frozen; an unknown key is an error (a misspelt limit must not pass)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _require_distinct(values: Sequence[str]) -> None:
+    if twice := sorted({v for v in values if values.count(v) > 1}):
+        raise ValueError(f"given twice: {', '.join(twice)}")
 
 
 class FeatureType(StrEnum):
@@ -42,15 +57,26 @@ class Feature(Spec):
     ``reason`` is how a client is told that this feature raised a score.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    name: Name
     type: FeatureType
     min: float | None = None
     max: float | None = None
-    values: tuple[str, ...] | None = None
+    values: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     nullable: bool = False
     known_at: Literal["application", "outcome"] = "application"
     description: str = ""
     reason: str = ""
+
+    @field_validator("values")
+    @classmethod
+    def _values_are_distinct(cls, values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        _require_distinct(values or ())
+        for value in values or ():
+            if value != value.strip():
+                raise ValueError(
+                    f"'{value}' begins or ends with a space, which no value keeps when it is read"
+                )
+        return values
 
     @model_validator(mode="after")
     def _bounds_fit_the_type(self) -> Self:
@@ -75,10 +101,10 @@ class LabelSpec(Spec):
     as negative; otherwise it stays unlabelled.
     """
 
-    name: str
-    horizon_months: Annotated[int, Field(ge=1)]
-    positive_at: str | None = None
-    column: str | None = None
+    name: Text
+    horizon_months: Months
+    positive_at: Text | None = None
+    column: Text | None = None
     implicit_negatives: bool = True
     outcome: str = "positives"
     description: str = ""
@@ -98,8 +124,8 @@ class LabelSpec(Spec):
 class Segment(Spec):
     """A slice of the population by a feature: its categories, or bands between ``cuts``."""
 
-    name: str
-    feature: str
+    name: Text
+    feature: Text
     cuts: tuple[float, ...] | None = None
     fairness: bool = False
 
@@ -113,8 +139,8 @@ class Segment(Spec):
 class Period(Spec):
     """A half-open interval of event time: ``start`` included, ``end`` not."""
 
-    start: date
-    end: date
+    start: Day
+    end: Day
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -130,8 +156,8 @@ class Monitoring(Spec):
     """
 
     chunk: ChunkPeriod = "month"
-    lookback: Annotated[int, Field(ge=1)] = 8
-    until: date | None = None
+    lookback: Annotated[int, Field(ge=1, le=1000)] = 8
+    until: Day | None = None
 
 
 class GatePolicy(Spec):
@@ -145,7 +171,7 @@ class GatePolicy(Spec):
     min_rows: Annotated[int, Field(ge=1)] = 200
     min_positives: Annotated[int, Field(ge=1)] = 50
     min_label_coverage: Share = 0.30
-    cooldown_days: Annotated[int, Field(ge=0)] = 7
+    cooldown_days: Days = 7
     min_improvement_pct: float = 2.0
     max_brier_degradation: Annotated[float, Field(ge=0)] = 0.01
     max_segment_degradation_pct: Annotated[float, Field(ge=0)] = 5.0
@@ -153,7 +179,7 @@ class GatePolicy(Spec):
     min_segment_positives: Annotated[int, Field(ge=1)] = 50
     min_adverse_impact_ratio: Share = 0.80
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    resamples: Annotated[int, Field(ge=200)] = 2000
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
     max_latency_ms: Annotated[float, Field(gt=0)] = 50.0
     max_size_mb: Annotated[float, Field(gt=0)] = 50.0
 
@@ -170,13 +196,24 @@ class AlarmPolicy(Spec):
     calibration_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
     rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
 
+    @field_validator("calibration_ratio")
+    @classmethod
+    def _band_is_around_one(cls, band: tuple[float, float]) -> tuple[float, float]:
+        low, high = band
+        if not 0 < low <= 1 <= high:
+            raise ValueError(
+                f"[{low:g}, {high:g}] must be a band around 1 of two positive ratios, such as [0.8, 1.25]"
+            )
+        return band
+
 
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 
-    retraining_cooldown_days: Annotated[int, Field(ge=0)] = 30
-    probation_days: Annotated[int, Field(ge=1)] = 365
-    retrain_on: tuple[str, ...] = (
+    retraining_cooldown_days: Days = 30
+    retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    probation_days: Annotated[Days, Field(ge=1)] = 365
+    retrain_on: tuple[CheckName, ...] = (
         "drift_within_limits",
         "estimated_performance_holds",
         "calibration_holds",
@@ -184,6 +221,12 @@ class Policy(Spec):
     )
     gates: GatePolicy = GatePolicy()
     alarms: AlarmPolicy = AlarmPolicy()
+
+    @field_validator("retrain_on")
+    @classmethod
+    def _checks_are_distinct(cls, checks: tuple[CheckName, ...]) -> tuple[CheckName, ...]:
+        _require_distinct(checks)
+        return checks
 
 
 class Serving(Spec):
@@ -204,16 +247,16 @@ class Training(Spec):
     by side, each with one thread and a copy of its rows.
     """
 
-    recent_months: Annotated[int, Field(ge=1)] = 36
-    evaluation_months: Annotated[int, Field(ge=1)] = 12
-    validation_months: Annotated[int, Field(ge=1)] = 6
-    folds: Annotated[int, Field(ge=2)] = 3
+    recent_months: Months = 36
+    evaluation_months: Months = 12
+    validation_months: Months = 6
+    folds: Annotated[int, Field(ge=2, le=50)] = 3
     min_positives: Annotated[int, Field(ge=5)] = 30
-    rounds: Annotated[int, Field(ge=1)] = 80
-    max_depth: Annotated[int, Field(ge=1)] = 4
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 80
+    max_depth: Annotated[int, Field(ge=1, le=16)] = 4
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     min_child_weight: Annotated[float, Field(ge=0)] = 5
     subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
     colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 0.8
-    parallel_fits: Annotated[int, Field(ge=1)] = 2
-    seed: int = 0
+    parallel_fits: Annotated[int, Field(ge=1, le=64)] = 2
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

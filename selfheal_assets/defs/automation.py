@@ -1,7 +1,8 @@
 """Automation: jobs, schedules, and the sensor that turns a failed check into one retraining.
 
 The rule is a pure function over Dagster's own records (``next_retraining``), so that the daemon, a shell and a
-replay obey the same one: a failing window that is newer than every window a retraining was started for.
+replay obey the same one: a failing window that is newer than every window a retraining has answered. One that
+died before its decision is no answer: it is tried again, as often as the policy allows.
 """
 
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ import dagster as dg
 
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import chunk_end
-from selfheal_assets.defs.resources import CHECKS_TAG, WINDOW_TAG
+from selfheal_assets.defs.resources import CHECKS_TAG, DECIDED_TAG, WINDOW_TAG
 from selfheal_assets.use_case import UseCase
 
 RETRAIN_JOB, MONITOR_JOB, INGEST_JOB = "retrain_job", "monitor_job", "ingest_job"
+MAX_RETRIES_TAG = "dagster/max_retries"
 CHECK_ASSETS = {
     "drift_within_limits": "drift_report",
     "estimated_performance_holds": "estimated_performance",
@@ -40,15 +42,21 @@ RUNNING = [
 
 @dataclass(frozen=True)
 class Retraining:
-    """A retraining that is due: for which window, because of which checks."""
+    """A retraining that is due: for which window, because of which checks, after how many that failed."""
 
     window: str
     checks: tuple[str, ...]
+    failed_before: int = 0
 
     @property
     def tags(self) -> dict[str, str]:
-        """Run tags by which the retraining is found again."""
-        return {WINDOW_TAG: self.window, CHECKS_TAG: ",".join(self.checks)}
+        """Run tags by which the retraining is found again; Dagster's own retry would come beside ours."""
+        return {WINDOW_TAG: self.window, CHECKS_TAG: ",".join(self.checks), MAX_RETRIES_TAG: "0"}
+
+    @property
+    def run_key(self) -> str:
+        """By which the daemon starts each attempt once."""
+        return f"retrain:{self.window}" + (f":{self.failed_before}" if self.failed_before else "")
 
 
 def newest_evaluations(instance: dg.DagsterInstance, check: str, limit: int = 50) -> dict[str, str]:
@@ -66,10 +74,16 @@ def newest_evaluations(instance: dg.DagsterInstance, check: str, limit: int = 50
     return found
 
 
-def last_retrained_window(instance: dg.DagsterInstance) -> str | None:
-    """The newest window that a retraining was started for."""
-    runs = instance.get_runs(dg.RunsFilter(job_name=RETRAIN_JOB), limit=200)
-    return max((r.tags[WINDOW_TAG] for r in runs if WINDOW_TAG in r.tags), default=None)
+def retrained_windows(instance: dg.DagsterInstance) -> dict[str, int | None]:
+    """Each window that a retraining was started for, with how many failed; ``None``: one of them did not."""
+    windows: dict[str, int | None] = {}
+    for run in instance.get_runs(dg.RunsFilter(job_name=RETRAIN_JOB), limit=200):
+        window = run.tags.get(WINDOW_TAG)
+        if window is None:
+            continue
+        failed, seen = run.status == dg.DagsterRunStatus.FAILURE, windows.get(window, 0)
+        windows[window] = seen + 1 if failed and DECIDED_TAG not in run.tags and seen is not None else None
+    return windows
 
 
 def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining | str:
@@ -81,8 +95,11 @@ def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining |
                 failing.setdefault(window, []).append(check)
     if not failing:
         return "no check that starts a retraining has failed"
-    window = max(failing)
-    last = last_retrained_window(instance)
+    window, tried = max(failing), retrained_windows(instance)
+    failed = tried.get(window) or 0
+    if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=RUNNING), limit=1):
+        return f"a retraining is running; {window} waits for it"
+    last = max((w for w, failures in tried.items() if failures is None), default=None)
     if last is not None:
         if window <= last:
             return f"the failure of {window} was answered by a retraining for {last}"
@@ -92,9 +109,12 @@ def next_retraining(instance: dg.DagsterInstance, case: UseCase) -> Retraining |
         if end_now - end_last < timedelta(days=case.policy.retraining_cooldown_days):
             days = case.policy.retraining_cooldown_days
             return f"cooldown: {window} follows the retraining for {last} within {days} days"
-    if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=RUNNING), limit=1):
-        return f"a retraining is running; {window} waits for it"
-    return Retraining(window, tuple(failing[window]))
+    if failed >= case.policy.retraining_attempts:
+        return (
+            f"the retraining for {window} failed {failed} times (policy.retraining_attempts): see its runs, and "
+            f"start {RETRAIN_JOB} by hand, or wait for the next failing window"
+        )
+    return Retraining(window, tuple(failing[window]), failed)
 
 
 def build_jobs() -> list:
@@ -163,6 +183,6 @@ def build_sensors(jobs: list, case: UseCase) -> list[dg.SensorDefinition]:
         due = next_retraining(context.instance, case)
         if isinstance(due, str):
             return dg.SkipReason(due)
-        return dg.RunRequest(run_key=f"retrain:{due.window}", tags=due.tags)
+        return dg.RunRequest(run_key=due.run_key, tags=due.tags)
 
     return [retrain_on_failed_check]

@@ -69,19 +69,23 @@ def gather(stores: Stores, version: int, challenger: Bundle, champion: int | Non
         label_coverage=rows.height / every.height if every.height else None,
         last_promotion=decision_ledger.last_promotion(stores.warehouse, window.as_of),
         servability=serving_trial(stores, version, challenger, rows.head(1000)),
-        approval_rates={s.name: evaluation.approval_rates(rows, flagged, s) for s in groups}
-        if rows.height
-        else None,
+        approvals={s.name: evaluation.approvals(rows, flagged, s) for s in groups} if rows.height else None,
         has_champion=champion is not None,
-        ineligible=_ineligible(stores, version, champion),
+        ineligible=_ineligible(stores, version, challenger, champion),
     )
 
 
-def _ineligible(stores: Stores, version: int, champion: int | None) -> str:
+def _ineligible(stores: Stores, version: int, challenger: Bundle, champion: int | None) -> str:
     if version == champion:
         return f"version {version} is the champion already: nothing new was learned"
-    reason = stores.registry.tags(version).get(QUARANTINED)
-    return f"version {version} is quarantined: {reason}" if reason else ""
+    if reason := stores.registry.tags(version).get(QUARANTINED):
+        return f"version {version} is quarantined: {reason}"
+    if not challenger.calibrator.keeps_the_ranking:
+        return (
+            f"version {version} turns its own ranking round (Platt slope {challenger.calibrator.slope:.2g}): on "
+            "cases it had not seen, higher scores meant fewer positives, so it has learned nothing that holds"
+        )
+    return ""
 
 
 def decision_of(

@@ -1,7 +1,7 @@
 """What assets are given: the stores of one installation, and the time a run stands at."""
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from functools import cached_property
 
 import dagster as dg
@@ -10,9 +10,10 @@ import polars as pl
 from selfheal_assets.core import metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
-from selfheal_assets.core.periods import chunk_end, chunk_label
+from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.nannyml_bridge import DriftJudge, PerformanceJudge, fit_drift, fit_performance
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.cases import freeze_reference
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.tables import create_tables
@@ -20,6 +21,7 @@ from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
 AS_OF_TAG, WINDOW_TAG, CHECKS_TAG = "selfheal/as_of", "selfheal/window", "selfheal/failed_checks"
+DECIDED_TAG = "selfheal/decided"  # on a run that died after its decision was recorded
 _CRON = {"quarter": "0 0 1 */3 *", "month": "0 0 1 * *", "week": "0 0 * * 1", "day": "0 0 * * *"}
 
 
@@ -58,10 +60,11 @@ class Stores:
 
     @cached_property
     def warehouse(self) -> Warehouse:
-        """The warehouse, with its tables."""
+        """The warehouse, with its tables, and its decisions published."""
         s = self.settings
         warehouse = Warehouse(s.warehouse_path, s.published, s.lock_timeout_s)
         create_tables(warehouse, s.case)
+        decision_ledger.catch_up(warehouse)
         return warehouse
 
     @cached_property
@@ -117,17 +120,13 @@ StoresParam = dg.ResourceParam[Stores]
 
 
 def chunk_partitions(case: UseCase) -> dg.TimeWindowPartitionsDefinition:
-    """One partition per monitoring chunk from go-live on, named by its first day."""
+    """One partition per monitoring chunk from the one that holds go-live on, named by its first day."""
     return dg.TimeWindowPartitionsDefinition(
-        start=datetime.combine(case.go_live, datetime.min.time()),
-        end=_midnight(case.monitoring.until) if case.monitoring.until else None,
+        start=chunk_start(midnight(case.go_live), case.monitoring.chunk),
+        end=midnight(case.monitoring.until) if case.monitoring.until else None,
         cron_schedule=_CRON[case.monitoring.chunk],
         fmt="%Y-%m-%d",
     )
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, datetime.min.time())
 
 
 @dataclass(frozen=True)

@@ -168,8 +168,11 @@ def _in_words(report: DriftPage) -> list[str]:
     if not drift.is_empty():
         ranked = drift_figures.with_ratio(drift)
         drifted = ranked.filter(pl.col("alert"))["feature"].unique(maintain_order=True).to_list()
+        measured = set(drift.drop_nulls("value")["feature"])
+        unmeasured = [f for f in drift["feature"].unique(maintain_order=True) if f not in measured]
         names = f": {listing(drifted)}" if drifted else ""
-        said.append(f"{len(drifted)} of {drift['feature'].n_unique()} features drifted{names}.")
+        rest = f"; {listing(unmeasured)} could not be measured" if unmeasured else ""
+        said.append(f"{len(drifted)} of {len(measured)} measured features drifted{names}{rest}.")
     if not cohorts.is_empty():
         expected, observed = cohorts.drop_nulls("expected").select(pl.sum("expected", "observed")).row(0)
         ratio = f", {observed / expected:.2f} times as many" if expected else ""

@@ -10,10 +10,12 @@ from datetime import datetime
 import polars as pl
 
 from selfheal_assets.core import fingerprint
+from selfheal_assets.core.periods import midnight
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores.sources import Cases, read_cases, source_path
+from selfheal_assets.stores.sources import Cases, SourceError, read_cases, source_path
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse, one, replace_rows
+from selfheal_assets.use_case import UseCase
 
 HISTORY = "history"
 
@@ -39,6 +41,31 @@ def split_at_go_live(cases: Cases, go_live: datetime) -> tuple[Cases, Cases]:
     return part(before), part(after)
 
 
+def require_reference(case: UseCase, history: Cases) -> None:
+    """See that the history holds what the first model is trained and judged on, before anything is trained.
+
+    Raises:
+        SourceError: no case lies before the reference period, or none in it; names the file and the key.
+    """
+    times, period = history.frame["event_time"], case.reference
+    start, end = midnight(period.start), midnight(period.end)
+    missing = []
+    if not (times < start).any():
+        missing.append(
+            f"none before reference.start {period.start}, so the first model has nothing to learn from"
+        )
+    if not times.is_between(start, end, closed="left").any():
+        missing.append(
+            f"none in the reference period {period.start} to {period.end}, which judges the first model"
+        )
+    if missing:
+        span = f"from {times.min():%Y-%m-%d} to {times.max():%Y-%m-%d}" if len(times) else "missing"
+        raise SourceError(
+            f"{history.path}: the cases before go_live {case.go_live} are {span}: {'; '.join(missing)}. "
+            f"Mend 'reference' or 'go_live' of the use case '{case.name}', or give a file that reaches that far"
+        )
+
+
 def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
     """Make sure that the warehouse holds the history of the source as it is now.
 
@@ -53,8 +80,8 @@ def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
         known = one(connection, "select fingerprint, row_count from sources where name = ?", [HISTORY])
         if known and known[0] == name:
             return HistoryLoad(int(known[1]), name, changed=False)
-        go_live = datetime.combine(settings.case.go_live, datetime.min.time())
-        history, _ = split_at_go_live(read_cases(settings.case, settings), go_live)
+        history, _ = split_at_go_live(read_cases(settings.case, settings), midnight(settings.case.go_live))
+        require_reference(settings.case, history)
         labels = (
             history.labels.filter(pl.col("recorded_at") <= settings.wall_clock())
             .with_columns(prediction_id=pl.lit(None, dtype=pl.String), source=pl.lit(HISTORY))

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ from selfheal_assets.core.decision import Action, Decision, chain_hash
 from selfheal_assets.stores.warehouse import Warehouse, one
 
 GENESIS = "0" * 16
+PUBLISHED = "decisions"
 
 
 def record(warehouse: Warehouse, decision: Decision) -> int:
@@ -35,8 +37,31 @@ def record(warehouse: Warehouse, decision: Decision) -> int:
                 chain_hash(previous, payload),
             ],
         )
-    warehouse.publish("decisions", history(warehouse))
+    warehouse.publish(PUBLISHED, history(warehouse))
     return number
+
+
+def catch_up(warehouse: Warehouse) -> bool:
+    """Publish the ledger where its snapshot is behind; returns whether it was.
+
+    A process that dies between a decision's commit and its publishing leaves the snapshot one decision short,
+    perhaps until the next decision years later. Whoever opens the warehouse for a run calls this first.
+    """
+    last = warehouse.query("select hash from decisions order by id desc limit 1")["hash"].to_list()
+    if last == _last_published(warehouse.published / f"{PUBLISHED}.parquet"):
+        return False
+    warehouse.publish(PUBLISHED, history(warehouse))
+    return True
+
+
+def _last_published(path: Path) -> list[str] | None:
+    """The newest published decision's hash, in a list that is empty where there is none; ``None`` if unreadable."""
+    if not path.exists():
+        return []
+    try:
+        return pl.read_parquet(path, columns=["hash"])["hash"].tail(1).to_list()
+    except pl.exceptions.PolarsError:
+        return None
 
 
 def history(warehouse: Warehouse) -> pl.DataFrame:

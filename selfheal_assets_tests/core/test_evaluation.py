@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from selfheal_assets.core import metrics
 from selfheal_assets.core.evaluation import (
     ScoredRows,
-    approval_rates,
+    approvals,
     band_names,
     bootstrap_f1_difference,
     bootstrap_mean,
@@ -269,7 +269,8 @@ def test_a_segment_of_positives_only_is_left_out(metric):
     assert [c.segment for c in compare_segments(frame, rows, (KIND,), policy, 0)] == ["kind=two_good"]
 
 
-def test_approval_rates_by_hand():
+def test_approvals_by_hand():
     frame = pl.DataFrame({"kind": ["a", "a", "a", "b", "b", None]})
     flagged = np.array([True, False, False, True, True, False])
-    assert approval_rates(frame, flagged, KIND) == {"a": 2 / 3, "b": 0.0, "missing": 1.0}
+    found = {group: (a.rate, a.rows) for group, a in approvals(frame, flagged, KIND).items()}
+    assert found == {"a": (2 / 3, 3), "b": (0.0, 2), "missing": (1.0, 1)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selfheal_assets.core.decision import Action, decide
-from selfheal_assets.core.evaluation import Comparison, ScoredRows, compare
+from selfheal_assets.core.evaluation import Approval, Comparison, ScoredRows, compare
 from selfheal_assets.core.gates import GateInputs, Servability, Verdict, evaluate_gates
 from selfheal_assets.core.spec import GatePolicy
 from selfheal_assets_tests.core.generated import sigmoid
@@ -19,6 +19,13 @@ F1 = Comparison("f1", 0.50, 0.52, 0.01, 0.03, 1000, 200)
 AUC = Comparison("roc_auc", 0.70, 0.74, 0.02, 0.06, 1000, 200)
 BRIER = Comparison("brier", 0.10, 0.10, -0.01, 0.005, 1000, 200)
 SERVABLE = Servability(True, 0.0, 1.0, 1.0)
+
+
+def rates(**groups: float | tuple[float, int]) -> dict[str, Approval]:
+    """Approval rates of groups, each of 500 rows where nothing else is said."""
+    return {name: Approval(*(g if isinstance(g, tuple) else (g, 500))) for name, g in groups.items()}
+
+
 GOOD = GateInputs(
     as_of=NOW,
     overall={"f1": F1, "brier": BRIER},
@@ -26,7 +33,7 @@ GOOD = GateInputs(
     label_coverage=0.9,
     last_promotion=NOW - timedelta(days=100),
     servability=SERVABLE,
-    approval_rates={"kind": {"a": 0.9, "b": 0.8}},
+    approvals={"kind": rates(a=0.9, b=0.8)},
     has_champion=True,
 )
 GATES = [
@@ -87,17 +94,25 @@ ON_THE_LIMIT = [
     ("segments", with_segment(0.500, 0.474), FAIL),
     ("segments", with_segment(0.0, 0.0), PASS),
     ("segments", {"segments": []}, PASS),
-    ("fairness", {"approval_rates": {"kind": {"a": 1.0, "b": 0.80}}}, PASS),
-    ("fairness", {"approval_rates": {"kind": {"a": 1.0, "b": 0.79}}}, FAIL),
-    ("fairness", {"approval_rates": {"x": {"a": 1.0, "b": 1.0}, "y": {"a": 1.0, "b": 0.5}}}, FAIL),
-    ("fairness", {"approval_rates": {"kind": {"a": 0.0, "b": 0.0}}}, FAIL),
-    ("fairness", {"approval_rates": {}}, PASS),
+    ("fairness", {"approvals": {"kind": rates(a=1.0, b=0.80)}}, PASS),
+    ("fairness", {"approvals": {"kind": rates(a=1.0, b=0.79)}}, FAIL),
+    ("fairness", {"approvals": {"x": rates(a=1.0, b=1.0), "y": rates(a=1.0, b=0.5)}}, FAIL),
+    ("fairness", {"approvals": {"kind": rates(a=0.0, b=0.0)}}, FAIL),
+    ("fairness", {"approvals": {}}, PASS),
     ("servability", served(latency_ms=50.0, size_mb=50.0), PASS),
     ("servability", served(latency_ms=50.1), FAIL),
     ("servability", served(size_mb=50.1), FAIL),
     ("servability", served(largest_difference=1e-16), FAIL),
     ("servability", served(loads=False), FAIL),
     ("eligibility", {"ineligible": "version 4 is quarantined"}, FAIL),
+]
+SMALL_GROUPS = [
+    ("fairness", {"approvals": {"kind": rates(a=1.0, b=0.9, c=(0.1, 499))}}, PASS),
+    ("fairness", {"approvals": {"kind": rates(a=1.0, b=0.7, c=(0.9, 499))}}, FAIL),
+    ("fairness", {"approvals": {"kind": rates(a=1.0, b=(1.0, 499))}}, UNCLEAR),
+    ("fairness", {"approvals": {"x": rates(a=1.0, b=(1.0, 1)), "y": rates(c=1.0, d=0.9)}}, UNCLEAR),
+    ("fairness", {"approvals": {"x": rates(a=1.0, b=(1.0, 1)), "y": rates(c=1.0, d=0.7)}}, FAIL),
+    ("fairness", {"approvals": {"kind": rates(a=0.4)}}, PASS),
 ]
 MISSING = [
     ("sample_validity", {"overall": None}, UNCLEAR),
@@ -107,8 +122,8 @@ MISSING = [
     ("calibration", {"overall": {"f1": F1}}, FAIL),
     ("label_coverage", {"label_coverage": None}, FAIL),
     ("segments", {"segments": None}, FAIL),
-    ("fairness", {"approval_rates": None}, FAIL),
-    ("fairness", {"approval_rates": {"kind": {}}}, FAIL),
+    ("fairness", {"approvals": None}, FAIL),
+    ("fairness", {"approvals": {"kind": {}}}, FAIL),
     ("servability", {"servability": None}, FAIL),
 ]
 NAN = [
@@ -118,13 +133,13 @@ NAN = [
     ("calibration", with_brier(upper=math.nan), FAIL),
     ("segments", with_segment(0.5, math.nan), FAIL),
     ("segments", with_segment(math.nan, 0.5), FAIL),
-    ("fairness", {"approval_rates": {"kind": {"a": math.nan, "b": 0.9}}}, FAIL),
+    ("fairness", {"approvals": {"kind": rates(a=math.nan, b=0.9)}}, FAIL),
     ("servability", served(largest_difference=math.nan), FAIL),
     ("servability", served(latency_ms=math.nan), FAIL),
 ]
 
 
-@pytest.mark.parametrize(("gate", "change", "expected"), ON_THE_LIMIT + MISSING + NAN)
+@pytest.mark.parametrize(("gate", "change", "expected"), ON_THE_LIMIT + SMALL_GROUPS + MISSING + NAN)
 def test_each_gate_judges_its_own_evidence(gate, change, expected):
     found = verdicts(replace(GOOD, **change))
     assert found[gate] is expected
@@ -135,6 +150,23 @@ def test_each_gate_judges_its_own_evidence(gate, change, expected):
     assert (action is Action.promote) == (expected is PASS)
     if expected is not PASS:
         assert gate in reason or "sample_validity" in reason
+
+
+def test_fairness_names_the_groups_that_are_too_small():
+    found = {
+        r.gate: r
+        for r in evaluate_gates(replace(GOOD, approvals={"kind": rates(a=1.0, b=(0.2, 43))}), POLICY)
+    }
+    assert found["fairness"].reason == (
+        "kind: fewer than two groups can be compared; too small to be compared (at least 500 rows): kind=b has 43"
+    )
+    assert found["fairness"].evidence["too_small"] == {"kind=b": 43}
+    smaller = POLICY.model_copy(update={"min_segment_rows": 43})
+    again = {
+        r.gate: r
+        for r in evaluate_gates(replace(GOOD, approvals={"kind": rates(a=1.0, b=(0.2, 43))}), smaller)
+    }
+    assert again["fairness"].verdict is FAIL
 
 
 @pytest.mark.parametrize(

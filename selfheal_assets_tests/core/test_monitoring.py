@@ -116,16 +116,19 @@ def test_drift_of_enough_features():
     assert drift_finding(frame, AlarmPolicy(min_drifted_features=3)).status is PASS
     found = drift_finding(frame, AlarmPolicy(min_drifted_features=2))
     assert found.status is FAIL
-    assert found.reason == "2 of 3 features drifted (Jensen–Shannon distance): a 0.30, b 0.20"
+    assert found.reason == "2 of 3 measured features drifted (Jensen–Shannon distance): a 0.30, b 0.20"
     assert (found.statistic, found.limit) == (0.3, 0.15)
+    blank = pl.concat([frame, drift(("d", None, 0.1))], how="vertical_relaxed")
+    assert drift_finding(blank, POLICY).reason == f"{found.reason}; 1 more could not be measured"
 
 
 # Estimated performance.
 
 
-def estimate(value: float | None, lower: float | None = None) -> pl.DataFrame:
-    schema = {"metric": pl.String, "value": pl.Float64, "threshold_lower": pl.Float64}
-    return pl.DataFrame([("f1", 0.1, 0.9), ("roc_auc", value, lower)], schema=schema, orient="row")
+def estimate(value: float | None, lower: float | None = None, reason: str | None = None) -> pl.DataFrame:
+    schema = {"metric": pl.String, "value": pl.Float64, "threshold_lower": pl.Float64, "reason": pl.String}
+    rows = [("f1", 0.1, 0.9, reason), ("roc_auc", value, lower, reason)]
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 @pytest.mark.parametrize(
@@ -146,6 +149,13 @@ def test_the_estimate_holds_down_to_the_lower_of_two_limits(value, threshold, ex
 
 def test_no_estimate_is_unknown():
     assert estimate_finding(estimate(0.7).clear(), 0.75, POLICY).status is INSUFFICIENT
+
+
+def test_the_finding_says_what_the_estimate_leaves_out():
+    lost = "7 of 600 scores are no numbers and are left out"
+    assert estimate_finding(estimate(0.9, 0.7, lost), 0.75, POLICY).reason.endswith(f"limit 0.700; {lost}")
+    none = estimate_finding(estimate(None, 0.7, "600" + lost[1:]), 0.75, POLICY)
+    assert (none.status, none.reason) == (INSUFFICIENT, "no estimate: 600" + lost[1:])
 
 
 # Calibration.
@@ -195,7 +205,19 @@ def test_the_finding_names_ratio_and_the_limit_it_is_nearer_to():
     low, high = (calibration_finding(cohorts(100, o, 1), POLICY) for o in (200, 50))
     assert (low.statistic, low.limit) == (0.5, 0.8)
     assert (high.statistic, high.limit) == (2.0, 1.25)
-    assert "expected/observed 0.50 (within 0.8–1.25), z = +100.0" in low.reason
+    assert "expected/observed 0.50 (outside 0.8–1.25), z = +100.0" in low.reason
+
+
+def test_a_ratio_outside_the_band_that_passes_says_why():
+    found = calibration_finding(cohorts(37, 27, 25), POLICY)
+    assert found.status is PASS
+    assert (
+        "expected/observed 1.37 (outside 0.8–1.25, but not significantly: p = 0.046, limit 0.001)"
+        in found.reason
+    )
+    inside = calibration_finding(cohorts(110, 100, 1), POLICY)
+    assert inside.status is PASS
+    assert "expected/observed 1.10 (within 0.8–1.25), z = -10.0" in inside.reason
 
 
 def evidence(age: float, positive: np.ndarray, curve: TimingCurve) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.core.periods import chunk_end
 from selfheal_assets.defs import automation
 from selfheal_assets.defs.automation import CHECK_ASSETS, RETRAIN_JOB, Retraining, next_retraining
-from selfheal_assets.defs.resources import CHECKS_TAG, WINDOW_TAG, Chunk, check_result
+from selfheal_assets.defs.resources import CHECKS_TAG, DECIDED_TAG, WINDOW_TAG, Chunk, check_result
 from selfheal_assets.use_case import UseCase, load_use_case
 from selfheal_assets_tests import toy
 
@@ -96,7 +96,7 @@ def test_a_failure_of_each_check_is_due_with_its_window_and_name(instance, case,
     evaluate(instance, "2020-01-01", **{check: FAIL})
     due = next_retraining(instance, case)
     assert due == Retraining("2020-01-01", (check,))
-    assert due.tags == {WINDOW_TAG: "2020-01-01", CHECKS_TAG: check}
+    assert due.tags == {WINDOW_TAG: "2020-01-01", CHECKS_TAG: check, "dagster/max_retries": "0"}
 
 
 @pytest.mark.parametrize("status", [PASS, UNKNOWN])
@@ -163,6 +163,44 @@ def test_a_finished_retraining_holds_nothing_back(instance, case, status):
     assert next_retraining(instance, case) == Retraining("2020-04-01", (DRIFT,))
 
 
+FAILURE = dg.DagsterRunStatus.FAILURE
+
+
+def test_a_failed_retraining_is_no_answer_and_is_tried_again_as_often_as_the_policy_allows(instance, case):
+    evaluate(instance, "2020-01-01", **{DRIFT: FAIL})
+    keys = []
+    for _ in range(case.policy.retraining_attempts):
+        due = next_retraining(instance, case)
+        assert isinstance(due, Retraining)
+        keys.append(due.run_key)
+        retrain(instance, due.tags, FAILURE)
+    assert keys == ["retrain:2020-01-01", "retrain:2020-01-01:1"], "the daemon starts each key once"
+    given_up = next_retraining(instance, case)
+    assert given_up.startswith("the retraining for 2020-01-01 failed 2 times (policy.retraining_attempts)")
+    evaluate(instance, "2020-04-01", **{DRIFT: FAIL})
+    policy = case.policy.model_copy(update={"retraining_cooldown_days": 100})
+    later = next_retraining(instance, case.model_copy(update={"policy": policy}))
+    assert later == Retraining("2020-04-01", (DRIFT,)), "what failed starts no cooldown"
+
+
+def test_a_retraining_that_succeeds_after_a_failure_is_an_answer(instance, case):
+    evaluate(instance, "2020-01-01", **{DRIFT: FAIL})
+    retrain(instance, {WINDOW_TAG: "2020-01-01"}, FAILURE)
+    retrain(instance, {WINDOW_TAG: "2020-01-01"})
+    assert "was answered" in next_retraining(instance, case)
+
+
+@pytest.mark.parametrize(
+    ("status", "tags"),
+    [(dg.DagsterRunStatus.CANCELED, {}), (FAILURE, {DECIDED_TAG: "true"})],
+    ids=["canceled by somebody", "died after its decision"],
+)
+def test_what_ended_otherwise_is_not_tried_again(instance, case, status, tags):
+    evaluate(instance, "2020-01-01", **{DRIFT: FAIL})
+    retrain(instance, {WINDOW_TAG: "2020-01-01"} | tags, status)
+    assert "was answered" in next_retraining(instance, case)
+
+
 def test_a_later_evaluation_that_passes_supersedes_the_failure(instance, case):
     evaluate(instance, "2020-01-01", **{DRIFT: FAIL, REALIZED: FAIL})
     evaluate(instance, "2020-01-01", **{DRIFT: PASS})
@@ -192,7 +230,8 @@ def test_the_sensor_asks_for_the_retraining_once_and_says_why_not(instance, case
     for request in (first, second):
         assert isinstance(request, dg.RunRequest)
         assert request.run_key == "retrain:2020-01-01", "the daemon drops the second by its key"
-        assert request.tags == {WINDOW_TAG: "2020-01-01", CHECKS_TAG: f"{DRIFT},{CALIBRATION}"}
+        tags = {WINDOW_TAG: "2020-01-01", CHECKS_TAG: f"{DRIFT},{CALIBRATION}"}
+        assert request.tags == tags | {"dagster/max_retries": "0"}, "the rule retries by itself"
     retrain(instance, first.tags)
     answered = tick()
     assert isinstance(answered, dg.SkipReason)

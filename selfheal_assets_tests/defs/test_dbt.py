@@ -22,7 +22,7 @@ event_time: at
 go_live: 2020-01-01
 features: [{{name: amount, type: number}}]
 label: {{name: bad, column: bad, horizon_months: 12, implicit_negatives: {implicit}}}
-reference: {{start: 2019-01-01, end: 2020-01-01}}
+reference: {{start: 2018-01-01, end: 2019-01-01}}
 monitoring: {{chunk: quarter}}
 """
 CHUNK, AS_OF = "2021-01-01", datetime(2021, 4, 1)

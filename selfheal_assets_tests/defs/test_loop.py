@@ -219,3 +219,19 @@ def test_a_quarantined_version_is_refused(loop, rolled_back, bad_promotion):
     assert f"version {bad_promotion} is quarantined" in gates["eligibility"]["reason"]
     assert "production_model" not in materialized(result)
     assert loop.stores.registry.champion() == 1
+
+
+def test_a_version_that_turns_its_own_ranking_round_is_refused(loop, rolled_back):
+    """As the bad promotion, but never promoted, so that nobody has quarantined it."""
+    registry = loop.stores.registry
+    good = registry.load(1)
+    for slope in (-good.calibrator.slope, 0.0):
+        bad = replace(good, calibrator=Calibrator(slope, 0.0), candidate=f"slope {slope}")
+        version = registry.register(bad, {}, registry.new_run("turned"))
+        loop.materialize("shadow_evaluation,promotion_decision,production_model")
+        last = decision_ledger.latest(loop.stores.warehouse)
+        assert (last["action"], last["challenger"]) == ("REJECT", version)
+        gates = {g["gate"]: g for g in last["payload"]["evidence"]["gates"]}
+        said = f"version {version} turns its own ranking round (Platt slope {slope:.2g})"
+        assert gates["eligibility"]["reason"].startswith(said)
+        assert registry.champion() == 1

@@ -75,6 +75,9 @@ def test_without_the_shared_plotly_the_page_says_what_is_missing(browser, drift_
     page = browser.new_page()
     page.goto(path.as_uri())
     assert "This plot needs plotly.min.js" in page.locator("[data-figure]").first.inner_text()
+    folds = page.locator("details.fold")
+    assert folds.count() > 0
+    assert folds.evaluate_all("all => all.every(fold => fold.open)"), "the tables stand in for the plots"
 
 
 def test_on_paper_every_reason_is_open(browser, chunks, decisions, summary, tmp_path):

@@ -41,6 +41,18 @@ for _ in range(int(sys.argv[3])):
     print(record(warehouse, PROMOTED), flush=True)
 """
 
+KILLED_BEFORE_PUBLISHING = """
+import os, signal, sys
+from pathlib import Path
+from selfheal_assets.stores.decision_ledger import record
+from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets_tests.stores.test_decision_ledger import PROMOTED
+class Dying(Warehouse):
+    def publish(self, name, frame):
+        os.kill(os.getpid(), signal.SIGKILL)
+record(Dying(Path(sys.argv[1]), Path(sys.argv[2])), PROMOTED)
+"""
+
 
 @pytest.fixture
 def ledger(warehouse):
@@ -94,6 +106,23 @@ def test_the_published_snapshot_is_the_ledger(ledger):
     snapshot = pl.read_parquet(ledger.published / "decisions.parquet")
     assert snapshot.equals(history(ledger))
     assert snapshot.height == 3 and "payload" not in snapshot.columns
+
+
+def test_a_decision_that_was_committed_and_not_published_is_published_by_the_next_run(ledger, settings):
+    from selfheal_assets.defs.resources import Stores
+
+    with process(KILLED_BEFORE_PUBLISHING, ledger.path, ledger.published) as running:
+        assert running.wait() == -9
+    snapshot = ledger.published / "decisions.parquet"
+    assert history(ledger).height == 4
+    assert pl.read_parquet(snapshot).height == 3, "killed in between"
+    _ = Stores(settings).warehouse
+    assert pl.read_parquet(snapshot).equals(history(ledger))
+    assert decision_ledger.catch_up(ledger) is False, "nothing is left to do"
+    for damage in (snapshot.unlink, lambda: snapshot.write_bytes(b"PAR1")):
+        damage()
+        assert decision_ledger.catch_up(ledger) is True
+        assert pl.read_parquet(snapshot).equals(history(ledger))
 
 
 def test_only_promotions_count_by_their_own_time(ledger):

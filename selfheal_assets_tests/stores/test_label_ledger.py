@@ -326,9 +326,9 @@ GOOD_PARQUET = parquet(pl.DataFrame({"entity_id": [f"m{n}" for n in range(500)],
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("l.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not a readable csv file"),
+        ("l.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "line 1: byte 0x89 is not UTF-8 text"),
         ("l.csv", "", "not a readable csv file"),
-        ("l.csv", GOOD.replace("a,1", "M\xfcller,1").encode("latin-1"), "not a readable csv file"),
+        ("l.csv", GOOD.replace("a,1", "M\xfcller,1").encode("latin-1"), "line 2: byte 0xFC ('ü' in Latin-1)"),
         ("l.csv", GOOD[: GOOD.rindex(",")], "row 3: 2 fields, but the header has 3: is the file complete?"),
         ("l.csv", GOOD.replace("a,1", "a,1,1"), "row 2: 4 fields, but the header has 3"),
         ("l.csv", GOOD.replace(",", ";"), "has entity_id;label;recorded_at"),

@@ -42,7 +42,7 @@ a1,2020-01-31,10.5,2,north,2020-02-29,on its last day
 a2,2020-01-31,11,,south,2020-03-01,one day too late
 a3,2020-03-15,0,9,north,,
 a4,2020-03-15,40,1,south,2020-03-15,at once
-a5,2020-03-15,40,1,south,2020-03-14,before it was there
+a5,2020-03-15 14:00,40,1,south,2020-03-15,on its day
 """
 
 
@@ -74,6 +74,71 @@ def test_a_third_use_case_is_a_yaml_file_over_a_csv(project):
     assert cases.path == project / "in" / "pumps.csv"
 
 
+def test_a_file_of_nothing_but_its_header_is_told(project):
+    with pytest.raises(SourceError, match=r"pumps\.csv has no rows; nothing was loaded$"):
+        read(project, PUMPS.splitlines()[0] + "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed("a3,2020-03-15,0,9,north,,", 'a3,2020-03-15,0,9,"north,,'), "row 4: its quotes"),
+        (
+            changed("a3,2020-03-15,0,9,north,,", 'a3,2020-03-15,0,9,no"r"th,,').replace("a4,", '"a4,'),
+            "row 5: its quotes",
+        ),
+        (
+            changed("on its last day", '"two\nlines"').replace("a4,2020", '"a4,2020'),
+            r"row 5 \(line 6\): its quotes",
+        ),
+        (
+            changed("maker,broke_on,note", "maker,broke_on,maker"),
+            r"row 1: the header names 'maker' .*columns 5 and 7",
+        ),
+        (
+            changed("a4,2020-03-15", "a4,2099-03-15"),
+            "column 'installed_on', row 5: 2099-03-15 lies in the future",
+        ),
+        (
+            changed("a4,2020-03-15", "a4,0202-03-15"),
+            "column 'installed_on', row 5: 0202-03-15 lies before 1900",
+        ),
+        (
+            changed("2020-03-15,at once", "2020-03-14,before it was there"),
+            "column 'broke_on', row 5: the outcome of 2020-03-14 is before its case of 2020-03-15",
+        ),
+        (changed("a4,", "a\0,"), "line 5: a NUL character about field 1"),
+        (changed("a4,", "a\x07,"), r"column 'pump', row 5: 'a\\x07' holds a control character"),
+    ],
+)
+def test_what_is_easily_loaded_wrong_is_refused_by_row(project, text, message):
+    with pytest.raises(SourceError, match=message) as caught:
+        read(project, text)
+    assert str(caught.value).startswith(str(project / "in" / "pumps.csv"))
+
+
+def test_text_that_is_not_utf8_is_named_by_its_line(project):
+    path = project / "in" / "pumps.csv"
+    path.write_bytes(changed("at once", "détruit").encode("latin-1"))
+    settings = Settings(project=project, use_case=str(project / "water.yaml"))
+    with pytest.raises(SourceError, match=r"pumps.csv, line 5: byte 0xE9 \('é' in Latin-1\) is not UTF-8"):
+        read_cases(settings.case, settings)
+
+
+def test_quotes_commas_and_line_breaks_inside_quotes_are_text(project):
+    text = changed("on its last day", '"so ""they"" say,\r\non its last day"').replace("note", '"no, te"')
+    assert read(project, text).frame.equals(read(project).frame)
+
+
+def test_a_typed_file_is_held_to_the_same(project):
+    typed = pl.read_csv(io.StringIO(PUMPS), try_parse_dates=True).with_columns(
+        pl.col("Pump #").replace("a4", "a\0")
+    )
+    typed.write_parquet(project / "in" / "pumps.parquet")
+    with pytest.raises(SourceError, match=r"column 'pump', row 4: 'a\\x00' holds a control character"):
+        read(project)
+
+
 def test_csv_and_parquet_give_the_same_cases(project):
     from_csv = read(project)
     typed = pl.read_csv(io.StringIO(PUMPS), try_parse_dates=True)
@@ -97,7 +162,7 @@ def test_a_positive_counts_within_calendar_months_and_is_known_that_day(project)
         ("a2", 0, datetime(2020, 2, 29)),
         ("a3", 0, datetime(2020, 4, 15)),
         ("a4", 1, datetime(2020, 3, 15)),
-        ("a5", 0, datetime(2020, 4, 15)),
+        ("a5", 1, datetime(2020, 3, 15, 14)),  # that day, though midnight was before it
     ]
     assert labels["source"].unique().to_list() == ["pumps.csv"]
 
@@ -112,7 +177,7 @@ def test_a_binary_column_is_known_at_the_horizon_and_empty_stays_unlabelled(proj
         ("a1", 1, datetime(2020, 2, 29)),
         ("a2", 0, datetime(2020, 2, 29)),
         ("a4", 1, datetime(2020, 4, 15)),
-        ("a5", 0, datetime(2020, 4, 15)),
+        ("a5", 0, datetime(2020, 4, 15, 14)),
     ]
     rows[0] = rows[0].replace("north,1", "north,maybe")
     with pytest.raises(SourceError, match="column 'broke', row 2: 'maybe' is not 0 or 1"):
@@ -163,7 +228,7 @@ def test_missing_columns_are_named_with_both_names(project):
         (changed("a2,2020-01-31,11,,south,2020-03-01,one day too late", "a2,2020-01-31,11,,south"), 3),
         (changed("a3,2020-03-15,0,9,north,,\n", "\n"), 4),
         # Cut off in the last line: without this the pump would count as one that did not break.
-        (PUMPS[: PUMPS.rindex(",2020-03-14")], 6),
+        (PUMPS[: PUMPS.rindex(",2020-03-15")], 6),
     ],
 )
 def test_a_torn_or_ragged_csv_names_the_row_and_loads_nothing(project, text, row):

@@ -8,6 +8,7 @@
       plot.style.minHeight = "0";
       plot.textContent = "This plot needs plotly.min.js in the folder of this page. The tables hold the same numbers.";
     }
+    for (const fold of document.querySelectorAll("details.fold")) fold.open = true;
     return;
   }
   for (const plot of plots) {

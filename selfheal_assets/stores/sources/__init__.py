@@ -8,6 +8,7 @@ under the use case's own column names, as text or typed.
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +18,7 @@ from selfheal_assets.core.schemas import (
     EMPTY,
     InvalidRows,
     Problem,
+    control_characters,
     parse_cases,
     parse_times,
     require_columns,
@@ -24,6 +26,8 @@ from selfheal_assets.core.schemas import (
 )
 from selfheal_assets.settings import Settings
 from selfheal_assets.use_case import UseCase
+
+EARLIEST = datetime(1900, 1, 1)
 
 
 class SourceError(ValueError):
@@ -54,13 +58,15 @@ def read_cases(case: UseCase, settings: Settings) -> Cases:
     """Read and validate the first of the source's files that exists.
 
     Raises:
-        SourceError: no file is there, or it cannot be read or holds a bad value (at most ten are named).
+        SourceError: no file is there, or it cannot be read, has no rows or holds a bad value (at most ten are named).
     """
     path = source_path(case, settings)
     first_row = 2 if path.suffix == ".csv" else 1
     raw = _reader(case)(path, case)
+    if raw.is_empty():
+        raise SourceError(f"{path} has no rows; nothing was loaded")
     try:
-        frame = _frame(raw, case, str(path), first_row)
+        frame = _frame(raw, case, str(path), first_row, settings.wall_clock())
         labels = _labels(raw, frame, case, path, first_row)
     except InvalidRows as error:
         raise SourceError(str(error)) from error
@@ -101,13 +107,13 @@ def wanted_columns(case: UseCase) -> list[str]:
     return list(dict.fromkeys([case.entity_id, case.event_time, *case.feature_names, outcome]))
 
 
-def _frame(raw: pl.DataFrame, case: UseCase, what: str, first_row: int) -> pl.DataFrame:
+def _frame(raw: pl.DataFrame, case: UseCase, what: str, first_row: int, now: datetime) -> pl.DataFrame:
     require_columns(raw, wanted_columns(case), what)
     ids = raw[case.entity_id].cast(pl.String).str.strip_chars().replace("", None)
     times, problems = parse_times(raw[case.event_time], first_row)
-    problems += _empty(ids, first_row) + _repeated(ids, first_row)
+    problems += _empty(ids, first_row) + _repeated(ids, first_row) + control_characters(ids, first_row)
     if not problems:
-        problems = _empty(times, first_row)
+        problems = _empty(times, first_row) + _outside(times, first_row, now)
     if problems:
         raise InvalidRows(what, problems)
     features = parse_cases(raw, case.features, what, first_row)
@@ -116,6 +122,34 @@ def _frame(raw: pl.DataFrame, case: UseCase, what: str, first_row: int) -> pl.Da
 
 def _empty(column: pl.Series, first_row: int) -> list[Problem]:
     return [Problem(column.name, row + first_row, EMPTY) for row in column.is_null().arg_true()]
+
+
+def _outside(times: pl.Series, first_row: int, now: datetime) -> list[Problem]:
+    """Cases that cannot have happened yet (a day's grace for time zones), or whose century is wrong."""
+    early, late = times < EARLIEST, times > now + timedelta(days=1)
+    return [
+        Problem(
+            times.name,
+            row + first_row,
+            f"{times[row].date()} lies {'in the future' if late[row] else 'before 1900'}: is the year right?",
+        )
+        for row in (early | late).arg_true()
+    ]
+
+
+def _before_its_case(column: str, keyed: pl.DataFrame, happened: pl.Series, first_row: int) -> list[Problem]:
+    """Outcomes dated on a day before their case's: one of the two dates is wrong."""
+    event = keyed["event_time"]
+    early = (happened.dt.date() < event.dt.date()).fill_null(False)
+    return [
+        Problem(
+            column,
+            row + first_row,
+            f"the outcome of {happened[row].date()} is before its case of {event[row].date()}: correct the date, "
+            "or leave it empty if nothing happened",
+        )
+        for row in early.arg_true()
+    ]
 
 
 def _repeated(ids: pl.Series, first_row: int) -> list[Problem]:
@@ -137,8 +171,11 @@ def _labels(
     )
     if case.label.positive_at:
         times, problems = parse_times(raw[case.label.positive_at], first_row)
-        happened = keyed.with_columns(times.alias("happened"))
-        # A date before the case itself is kept negative, as is one after the horizon: neither is its outcome.
+        problems += _before_its_case(case.label.positive_at, keyed, times, first_row) if not problems else []
+        # A date without a time is at midnight, perhaps before its case of the same day.
+        happened = keyed.with_columns(happened=pl.max_horizontal(times, keyed["event_time"]))
+        happened = happened.with_columns(pl.when(times.is_not_null()).then("happened"))
+        # A date after the horizon is kept negative: it is not this case's outcome.
         positive = pl.col("happened").is_between("event_time", "due").fill_null(False)
         labelled = happened.with_columns(
             label=positive.cast(pl.Int8), known=pl.when(positive).then("happened").otherwise("due")

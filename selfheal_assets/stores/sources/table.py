@@ -4,8 +4,9 @@ Only the file's format belongs here; what its values must hold to is checked by 
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
@@ -32,15 +33,28 @@ def read(path: Path, case: UseCase) -> pl.DataFrame:
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of the file's columns, without reading its rows."""
-    try:
-        if path.suffix == ".parquet":
+    """Names of the file's columns, without reading its rows.
+
+    Raises:
+        SourceError: the file cannot be read, or a column of a CSV has the name of another.
+    """
+    if path.suffix == ".parquet":
+        try:
             return list(pl.read_parquet_schema(path))
-        if path.suffix == ".csv":
-            return pl.read_csv(path, infer_schema=False, n_rows=0).columns
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise SourceError(f"{path}: not a readable {path.suffix[1:]} file: {error}") from error
-    raise SourceError(f"{path}: a source is a .csv or a .parquet file")
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise SourceError(f"{path}: not a readable parquet file: {error}") from error
+    if path.suffix != ".csv":
+        raise SourceError(f"{path}: a source is a .csv or a .parquet file")
+    _, names = next(_records(path), (1, []))
+    if not names:
+        raise SourceError(f"{path}: not a readable csv file: it has no header")
+    if twice := [n for n in dict.fromkeys(names) if n and names.count(n) > 1]:
+        numbers = " and ".join(str(i) for i, n in enumerate(names, 1) if n == twice[0])
+        raise SourceError(
+            f"{path}, row 1: the header names '{twice[0]}' more than once (columns {numbers}): rename or remove all "
+            "but one"
+        )
+    return names
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -54,7 +68,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> pl.DataFrame:
             return pl.read_parquet(path, columns=list(columns))
         rows = _count_rows(path)
         return pl.read_csv(path, infer_schema=False, columns=list(columns)).head(rows)
-    except (pl.exceptions.PolarsError, csv.Error, UnicodeDecodeError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise SourceError(f"{path}: not a readable {path.suffix[1:]} file: {error}") from error
 
 
@@ -64,13 +78,56 @@ def _count_rows(path: Path) -> int:
     Polars fills a row that ends early with nulls. An empty outcome means 'good', so the torn last line of a
     half-copied file would load as a case that went well; hence each row is counted here first.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        fields = [len(row) for row in csv.reader(file)]
-    while fields and fields[-1] == 0:
-        fields.pop()
-    for row, count in enumerate(fields, 1):
-        if count != fields[0]:
+    rows = [(row, len(fields)) for row, fields in _records(path)]
+    while rows and rows[-1][1] == 0:
+        rows.pop()
+    for row, count in rows:
+        if count != rows[0][1]:
             raise SourceError(
-                f"{path}, row {row}: {count} fields, but the header has {fields[0]}: is the file complete?"
+                f"{path}, row {row}: {count} fields, but the header has {rows[0][1]}: is the file complete?"
             )
-    return len(fields) - 1
+    return len(rows) - 1
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number (the header is 1) and fields of each row of a CSV.
+
+    Raises:
+        SourceError: the row's quotes do not match, or it is no text; names the row.
+    """
+    row, begun = 1, 1
+    try:
+        with path.open("rb") as file:
+            reader = csv.reader(_lines(path, file), strict=True)
+            for row, fields in enumerate(reader, 1):
+                yield row, fields
+                begun = reader.line_num + 1
+                row += 1
+    except csv.Error as error:
+        where = f"{path}, row {row}" + (f" (line {begun})" if begun != row else "")
+        raise SourceError(
+            f'{where}: its quotes (") do not match: one is opened and not closed before the next separator or the '
+            f"end of the file ({error}). Close it, or write a quote inside quotes twice"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"{path}: not a readable csv file: {error}") from error
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
+    """The file's lines as text, without a byte order mark."""
+    for number, line in enumerate(file, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = line[error.start : error.start + 1]
+            meant = (
+                f" ({byte.decode('latin-1')!r} in Latin-1)" if byte.decode("latin-1").isprintable() else ""
+            )
+            raise SourceError(
+                f"{path}, line {number}: byte 0x{byte.hex().upper()}{meant} is not UTF-8 text: "
+                "save the file as UTF-8, for instance with `iconv -f LATIN1 -t UTF-8`"
+            ) from error
+        if "\0" in text:
+            column = text[: text.index("\0")].count(",") + 1
+            raise SourceError(f"{path}, line {number}: a NUL character about field {column}: remove it")
+        yield text

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from selfheal_assets.settings import Settings, prepare_environment
+from selfheal_assets.stores.segments import Durability
 
 app = typer.Typer(
     help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
@@ -116,11 +117,18 @@ def _replay(settings: Settings, until: datetime | None) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    durability: Annotated[
+        Durability | None,
+        typer.Option(
+            help="What an answer waits for: fsync, its row is on disk and survives a power cut; os, it survives the "
+            "death of the process; none, it may be lost. Default: SELFHEAL_DURABILITY, else fsync."
+        ),
+    ] = None,
 ) -> None:
     """Answer predictions over HTTP and log each one; takes up a new champion by itself."""
     from selfheal_assets.serving.run import serve as run_service
 
-    run_service(Settings(), host, port)
+    run_service(Settings(durability=durability.value) if durability else Settings(), host, port)
 
 
 @app.command()

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     min_f1_improvement_pct: float | None = Field(default=None, validation_alias="MIN_F1_IMPROVEMENT_PCT")
     max_brier_degradation: float | None = Field(default=None, validation_alias="MAX_BRIER_DEGRADATION")
     min_samples_for_decision: int | None = Field(default=None, validation_alias="MIN_SAMPLES_FOR_DECISION")
+    durability: Literal["fsync", "os", "none"] = "fsync"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", validation_alias="LOG_LEVEL"
     )

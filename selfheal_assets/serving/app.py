@@ -18,6 +18,7 @@ from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
+from selfheal_assets.stores.segments import Durability
 
 
 def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
@@ -28,13 +29,13 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
         refresh_s: how often the registry is asked for the champion.
     """
     case = settings.case
-    log = PredictionLog(settings.prediction_log)
+    log = PredictionLog(settings.prediction_log, Durability(settings.durability))
     scoring = ScoringService(ModelRegistry(settings), log, case)
-    group = GroupCommit(scoring, settings.now, idle=log.seal_if_old)
+    group = GroupCommit(scoring, settings.now, idle=log.tend)
     service = Service(settings, scoring, group, Counters(settings.now()))
     app = FastAPI(
         title=f"selfheal: {case.title}",
-        description=f"{case.description}\n\nEach answer is on disk, in the prediction log, before it leaves.",
+        description=f"{case.description}\n\nEach answer is in the prediction log before it leaves.",
         lifespan=_lifespan(scoring, group, log, refresh_s),
     )
     for router in build_routers(service):
@@ -51,6 +52,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(scoring.refresh)
+        await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
             target=_watch, args=(scoring, stopped, refresh_s), name="champion", daemon=True

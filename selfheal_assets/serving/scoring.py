@@ -105,6 +105,16 @@ class ScoringService:
         return champion
 
     @property
+    def log_problem(self) -> str | None:
+        """Why the log cannot be written, so that nothing is answered, or ``None``."""
+        return self._log.problem
+
+    @property
+    def durability(self) -> str:
+        """What an answer waits for, see ``segments.Durability``."""
+        return self._log.durability.value
+
+    @property
     def problem(self) -> str | None:
         """Why the last :meth:`refresh` could not follow the registry, or ``None``."""
         return self._problem

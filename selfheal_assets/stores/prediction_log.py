@@ -99,7 +99,22 @@ class PredictionLog:
         self.folder = folder
         self.durability = durability
         self._segments = SegmentWriter(folder, durability, max_bytes, max_age_s)
-        self.seal_if_old, self.close = self._segments.seal_if_old, self._segments.close
+        self.close = self._segments.close
+
+    @property
+    def problem(self) -> str | None:
+        """Why rows cannot be logged, as far as is known; ``None`` when the last ones could."""
+        return self._segments.problem
+
+    def tend(self) -> None:
+        """Hand over a segment that has its age; after a failure see whether rows can be logged again."""
+        self._segments.seal_if_old()
+        if self.problem:
+            self._segments.probe()
+
+    def probe(self) -> None:
+        """See whether rows can be logged, before the first one is; :attr:`problem` tells."""
+        self._segments.probe()
 
     def append(
         self,

@@ -6,13 +6,14 @@ old or closed; a segment in ``open/`` that nobody holds is a dead writer's. What
 """
 
 import fcntl
+import logging
 import os
 import threading
 import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from selfheal_assets.stores.durable import sync_folder
 
 _VISIBLE = "[!.]*.jsonl"  # pathlib's '*' matches hidden files too
 _CHECKSUM_DIGITS = 8
+_LARGEST_PROBE = 1 << 20
+logger = logging.getLogger(__name__)
 
 
 class Durability(StrEnum):
@@ -77,6 +80,13 @@ class SegmentWriter:
         self._file: Any = None
         self._path = folder
         self._opened_at = 0.0
+        self._problem: str | None = None
+        self._failed_bytes = 1
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last line or :meth:`probe` could not be written; ``None`` when it could."""
+        return self._problem
 
     def append(self, content: bytes) -> None:
         """Write one line: the whole of it, or nothing at all.
@@ -84,10 +94,11 @@ class SegmentWriter:
         Raises:
             OSError: it could not be written; the segment is as it was before.
         """
-        with self._mutex:
+        line = framed(content)
+        with self._mutex, self._noting(len(line)):
             if self._file is None:
                 self._file = self._open()
-            self._write(framed(content))
+            self._write(line)
             if self._file.tell() >= self._max_bytes or self._is_old():
                 self._seal()
 
@@ -97,28 +108,62 @@ class SegmentWriter:
             if self._file is not None and self._is_old():
                 self._seal()
 
+    def probe(self) -> None:
+        """See whether as much could be written as failed last; tells by :attr:`problem`, raises nothing."""
+        place = self.folder / "open" / f".probe-{os.getpid()}-{threading.get_ident()}"
+        with suppress(OSError), self._mutex, self._noting(self._failed_bytes):
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as file:
+                    file.write(bytes(min(self._failed_bytes, _LARGEST_PROBE)))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                place.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Seal the open segment, if there is one."""
         with self._mutex:
             if self._file is not None:
                 self._seal()
 
+    @contextmanager
+    def _noting(self, size: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._problem, self._failed_bytes = error.strerror or str(error), size
+            raise
+        self._problem = None
+
     def _is_old(self) -> bool:
         return time.monotonic() - self._opened_at > self._max_age_s
 
     def _write(self, line: bytes) -> None:
-        """On a full disk nothing stays: half a line would spoil the next one."""
         before = self._file.tell()
         try:
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            if self.durability is Durability.fsync:
-                os.fdatasync(self._file.fileno())
         except OSError:
+            self._take_back(before)
+            raise
+        if self.durability is Durability.fsync:
+            try:
+                os.fdatasync(self._file.fileno())
+            except OSError:
+                # What the kernel has of this file is unknown from now on, and a second flush may claim success.
+                self._take_back(before)
+                self._abandon()
+                raise
+
+    def _take_back(self, before: int) -> None:
+        """Leave nothing of a line on a full disk: half of it would spoil the next one."""
+        try:
             os.ftruncate(self._file.fileno(), before)
             self._file.seek(before)
-            raise
+        except OSError:
+            self._abandon()
 
     def _open(self) -> Any:
         opened = self.folder / "open"
@@ -135,13 +180,25 @@ class SegmentWriter:
         return segment
 
     def _seal(self) -> None:
-        self._file.flush()
-        ready = self.folder / "ready"
-        ready.mkdir(exist_ok=True)
-        os.rename(self._path, ready / self._path.name)
-        sync_folder(ready)
-        self._file.close()
-        self._file = None
+        """Hand the segment over. If that fails it stays where it is, whole and nobody's, and is adopted."""
+        file, self._file = self._file, None
+        try:
+            file.flush()
+            ready = self.folder / "ready"
+            ready.mkdir(exist_ok=True)
+            os.rename(self._path, ready / self._path.name)
+            sync_folder(ready)
+        except OSError:
+            logger.exception("%s could not be handed over; the next ingestion adopts it", self._path)
+        finally:
+            file.close()
+
+    def _abandon(self) -> None:
+        """Write no more to this segment; without its lock the next ingestion adopts it."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            with suppress(OSError):
+                file.close()
 
 
 def adopt_abandoned(folder: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_thoroughly_wrong_batch_gets_a_short_answer(client: TestClient):
 
 def test_a_refused_batch_logs_nothing(client: TestClient, installation: Installation):
     client.post("/predict/batch", json={"cases": [GOOD, {}]})
-    assert not installation.settings.prediction_log.exists()
+    assert not list(installation.settings.prediction_log.rglob("*.jsonl"))
 
 
 # --- Labels -----------------------------------------------------------------------------------

@@ -42,12 +42,17 @@ def about_router(service: Service) -> APIRouter:
 
 
 def _health(scoring: ScoringService) -> dict[str, Any]:
-    answer: dict[str, Any] = {"log_durability": "fsync", "problem": scoring.problem}
+    answer: dict[str, Any] = {"log_durability": scoring.durability, "problem": scoring.problem}
     try:
         champion = scoring.champion
     except NoChampion as error:
         return {"status": "unavailable", "model_version": None, "detail": str(error)} | answer
     known = {"model_version": champion.version, "model_fingerprint": champion.bundle.fingerprint}
+    if scoring.log_problem:
+        detail = (
+            f"the prediction log cannot be written ({scoring.log_problem}): nothing is answered until it can"
+        )
+        return {"status": "unavailable", "detail": detail} | known | answer
     return {"status": "degraded" if scoring.problem else "ok"} | known | answer
 
 

@@ -14,6 +14,7 @@ from selfheal_assets.serving.hot_path import HotPath
 from selfheal_assets.serving.request_id import RequestId
 from selfheal_assets.serving.routes import Service, build_routers
 from selfheal_assets.serving.scoring import ScoringService
+from selfheal_assets.serving.shadow import Shadow
 from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import ModelRegistry
@@ -30,13 +31,16 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
     """
     case = settings.case
     log = PredictionLog(settings.prediction_log, Durability(settings.durability))
-    scoring = ScoringService(ModelRegistry(settings), log, case)
+    registry, counters = ModelRegistry(settings), Counters(settings.now())
+    scoring = ScoringService(registry, log, case)
     group = GroupCommit(scoring, settings.now, idle=log.tend)
-    service = Service(settings, scoring, group, Counters(settings.now()))
+    shadow = Shadow(settings, registry, counters)
+    log.follower = shadow.offer if shadow.wanted else None
+    service = Service(settings, scoring, group, counters, shadow)
     app = FastAPI(
         title=f"selfheal: {case.title}",
         description=f"{case.description}\n\nEach answer is in the prediction log before it leaves.",
-        lifespan=_lifespan(scoring, group, log, refresh_s),
+        lifespan=_lifespan(scoring, group, log, shadow, refresh_s),
     )
     for router in build_routers(service):
         app.include_router(router)
@@ -47,7 +51,7 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
 
 
 def _lifespan(
-    scoring: ScoringService, group: GroupCommit, log: PredictionLog, refresh_s: float
+    scoring: ScoringService, group: GroupCommit, log: PredictionLog, shadow: Shadow, refresh_s: float
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -55,9 +59,10 @@ def _lifespan(
         await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
-            target=_watch, args=(scoring, stopped, refresh_s), name="champion", daemon=True
+            target=_watch, args=(scoring, shadow, stopped, refresh_s), name="champion", daemon=True
         )
         watcher.start()
+        shadow.start()
         group.start(asyncio.get_running_loop())
         try:
             yield
@@ -66,10 +71,13 @@ def _lifespan(
             await run_in_threadpool(watcher.join)
             await run_in_threadpool(group.stop)
             log.close()
+            await run_in_threadpool(shadow.stop)
 
     return lifespan
 
 
-def _watch(scoring: ScoringService, stopped: threading.Event, every_s: float) -> None:
+def _watch(scoring: ScoringService, shadow: Shadow, stopped: threading.Event, every_s: float) -> None:
+    shadow.refresh()
     while not stopped.wait(every_s):
         scoring.refresh()
+        shadow.refresh()

@@ -6,7 +6,13 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from selfheal_assets.serving.scoring import LogNotDurable, NoChampion
+from selfheal_assets.serving.scoring import (
+    LogNotDurable,
+    NoChampion,
+    QuarantinedVersion,
+    UnknownVersion,
+    VersionUnavailable,
+)
 from selfheal_assets.serving.snapshots import Counters
 
 SHOWN_ERRORS = 100
@@ -25,9 +31,19 @@ def add_error_answers(app: FastAPI, counters: Counters) -> None:
 
     @app.exception_handler(NoChampion)
     @app.exception_handler(LogNotDurable)
+    @app.exception_handler(VersionUnavailable)
     def unavailable(request: Request, error: Exception) -> JSONResponse:
         counters.add("unavailable_answers")
         return JSONResponse({"detail": str(error)}, status_code=503, headers={"Retry-After": "1"})
+
+    @app.exception_handler(UnknownVersion)
+    @app.exception_handler(QuarantinedVersion)
+    def not_that_version(request: Request, error: Exception) -> JSONResponse:
+        counters.add("refused_requests")
+        unknown = isinstance(error, UnknownVersion)
+        kind, status = ("unknown_version", 404) if unknown else ("quarantined_version", 409)
+        problem = {"type": kind, "loc": ["query", "model_version"], "msg": str(error)}
+        return JSONResponse({"detail": [problem]}, status_code=status)
 
 
 def _told(problem: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from selfheal_assets.core.explanation import MAX_REASONS
 from selfheal_assets.core.spec import Feature, FeatureType
 from selfheal_assets.stores.label_ledger import COLUMNS
 from selfheal_assets.stores.prediction_log import CaseColumns
@@ -68,6 +69,26 @@ class Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+class ReasonOut(Answer):
+    """A feature that raised the score."""
+
+    feature: str
+    value: float | int | str | None = Field(description="As it was given; null where it was missing")
+    contribution: float = Field(description="By how much it raised the log odds", gt=0)
+    text: str
+
+
+class ExplanationOut(Answer):
+    """The log odds of one answer, taken apart: base + contributions + rest = log_odds."""
+
+    base: float = Field(description="What the model says of nobody in particular")
+    reasons: list[ReasonOut] = Field(
+        description="What raised the score most, strongest first", max_length=MAX_REASONS
+    )
+    rest: float = Field(description="The sum of all other features")
+    log_odds: float = Field(description="probability = 1 / (1 + exp(-log_odds))")
+
+
 class Prediction(Answer):
     """One answer. It is in the log when the client sees it."""
 
@@ -79,6 +100,7 @@ class Prediction(Answer):
     model_version: int
     model_fingerprint: str
     warnings: list[str] = Field(description="What was unusual, for example categories unseen in training")
+    explanation: ExplanationOut | None = Field(None, description="Only with `explain=true`")
 
 
 class PredictionBatch(Answer):

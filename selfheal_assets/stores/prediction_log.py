@@ -6,9 +6,10 @@ line (the writer died) is reported and skipped; the rows before it are kept.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from selfheal_assets.stores.warehouse import Warehouse, one
 from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 2
+SHADOW_MARK = "~"
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
@@ -43,6 +45,22 @@ _GROUP_COLUMNS = {
 }
 
 
+class Role(StrEnum):
+    """As what a model scored. Only the champion's rows are production: monitoring and training read no others.
+
+    ``challenger`` and ``predecessor`` scored in shadow what the champion answered; ``requested`` answered a client
+    who named the version.
+    """
+
+    champion = "champion"
+    challenger = "challenger"
+    predecessor = "predecessor"
+    requested = "requested"
+
+
+SHADOWS = frozenset({Role.challenger, Role.predecessor})
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Who gave the scores of a group."""
@@ -50,7 +68,7 @@ class Scorer:
     model_version: int
     model_fingerprint: str
     threshold: float
-    role: str = "champion"
+    role: Role = Role.champion
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,9 @@ class PredictionLog:
         folder: of the log.
         durability: what has happened to a group when it counts as logged.
         max_bytes, max_age_s: when a segment is handed over, see :class:`SegmentWriter`.
+
+    Attributes:
+        follower: is given each line of the champion's that was logged, and its rows; must neither wait nor raise.
     """
 
     def __init__(
@@ -100,6 +121,7 @@ class PredictionLog:
         self.durability = durability
         self._segments = SegmentWriter(folder, durability, max_bytes, max_age_s)
         self.close = self._segments.close
+        self.follower: Callable[[bytes, int], None] | None = None
 
     @property
     def problem(self) -> str | None:
@@ -143,10 +165,7 @@ class PredictionLog:
             ValueError: a probability is not finite; nothing was written.
             OSError: the log cannot be written; nothing was.
         """
-        if not np.isfinite(probability).all():
-            raise ValueError(
-                f"version {scorer.model_version} gave a score that is no number: nothing is logged"
-            )
+        _require_finite(probability, scorer)
         batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
         group = {
             "schema": SCHEMA_VERSION,
@@ -161,8 +180,43 @@ class PredictionLog:
             "probability": probability,
             "features": cases.features,
         }
-        self._segments.append(orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY))
+        line = orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY)
+        self._segments.append(line)
+        if self.follower and scorer.role is Role.champion:
+            self.follower(line, cases.rows)
         return [f"{batch}-{i}" for i in range(len(cases.entity_id))]
+
+
+def _require_finite(probability: np.ndarray, scorer: Scorer) -> None:
+    if not np.isfinite(probability).all():
+        raise ValueError(f"version {scorer.model_version} gave a score that is no number: nothing is logged")
+
+
+def rescored(group: dict[str, Any], probability: np.ndarray, scorer: Scorer) -> bytes:
+    """The line that logs a champion's group as another model scored it, in shadow.
+
+    Args:
+        group: a decoded line of the champion's.
+        probability: float64, shape (cases,).
+        scorer: the other model.
+
+    Raises:
+        ValueError: a probability is not finite.
+    """
+    _require_finite(probability, scorer)
+    theirs = {
+        "model_version": scorer.model_version,
+        "model_fingerprint": scorer.model_fingerprint,
+        "role": scorer.role,
+        "threshold": scorer.threshold,
+        "probability": probability,
+    }
+    return orjson.dumps(group | theirs, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _shadow_mark(group: dict[str, Any]) -> str:
+    """What sets the id of a shadow's row apart from that of the champion's row, which comes before it."""
+    return f"{SHADOW_MARK}{group['model_version']}" if group["role"] in SHADOWS else ""
 
 
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
@@ -199,7 +253,8 @@ class _Rows:
         if group["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
         size, given = len(group["entity_id"]), group["features"]
-        self._cases["prediction_id"] += [f"{group['batch']}-{i}" for i in range(size)]
+        mark = _shadow_mark(group)
+        self._cases["prediction_id"] += [f"{group['batch']}-{i}{mark}" for i in range(size)]
         for name in _CASE_COLUMNS:
             self._cases[name] += group[name]
         for name, values in self._features.items():

@@ -5,6 +5,7 @@ from typing import Any
 
 from selfheal_assets.serving.group_commit import GroupCommit
 from selfheal_assets.serving.scoring import ScoringService
+from selfheal_assets.serving.shadow import Shadow
 from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
 
@@ -21,3 +22,4 @@ class Service:
     scoring: ScoringService
     group: GroupCommit
     counters: Counters
+    shadow: Shadow

@@ -8,6 +8,8 @@ from selfheal_assets.core.explanation import explain
 from selfheal_assets.serving.group_commit import Answered
 from selfheal_assets.serving.snapshots import Counters
 
+UNSEEN = "{}: category '{}' was not seen in training and is treated as missing"
+
 
 def answers(answered: Answered) -> list[dict[str, Any]]:
     """Each case's answer, in the order of the request."""
@@ -42,7 +44,7 @@ def explanations(answered: Answered, texts: Mapping[str, str]) -> list[dict[str,
 
 
 def _unseen(name: str, value: str) -> str:
-    return f"{name}: category '{value}' was not seen in training and is treated as missing"
+    return UNSEEN.format(name, value)
 
 
 def count(counters: Counters, given: list[dict[str, Any]]) -> None:

@@ -7,7 +7,8 @@ belongs here. Which version is champion is the registry's word; this module only
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,8 +19,10 @@ import polars as pl
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.encoding import ColumnEncoder, polars_type
 from selfheal_assets.core.explanation import explain
+from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import QUARANTINED, ModelRegistry
 from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Role, Scorer, case_columns
+from selfheal_assets.stores.segments import Durability
 from selfheal_assets.use_case import UseCase
 
 KEPT_VERSIONS, SHOWN_VERSIONS = 4, 20
@@ -252,6 +255,18 @@ class ScoringService:
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
         return Scored(ids, probability, prediction, model)
+
+
+@contextmanager
+def scoring_of(settings: Settings) -> Iterator[ScoringService]:
+    """The champion as it is now, for a process that scores and ends: its log is handed over at the end."""
+    log = PredictionLog(settings.prediction_log, Durability(settings.durability))
+    try:
+        scoring = ScoringService(ModelRegistry(settings), log, settings.case)
+        scoring.refresh()
+        yield scoring
+    finally:
+        log.close()
 
 
 class _Requested:

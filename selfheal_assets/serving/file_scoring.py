@@ -225,15 +225,8 @@ class _Judge:
         times, problems = _times(raw)
         if problems:
             raise InvalidRows("", problems)
-        ids = (
-            raw["entity_id"].cast(pl.String).str.strip_chars().replace("", None)
-            if "entity_id" in raw
-            else None
-        )
-        drawn = pl.Series([uuid.uuid4().hex for _ in range(raw.height)], dtype=pl.String)
-        entity_id = drawn if ids is None else ids.zip_with(ids.is_not_null(), drawn)
+        keys = {ROW: raw[ROW], "entity_id": _ids(raw), "event_time": times}
         features = parse_cases(raw, self._features, "", first_row=0)
-        keys = {ROW: raw[ROW], "entity_id": entity_id, "event_time": times}
         return pl.DataFrame(keys).hstack(features)
 
     def _within_limits(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -268,6 +261,14 @@ class _Judge:
         ]
         warnings = pl.concat_str(told, separator="; ", ignore_nulls=True) if told else pl.lit("")
         return rows.with_columns(warnings.alias(WARNINGS))
+
+
+def _ids(raw: pl.DataFrame) -> pl.Series:
+    """Each row's id, a new one where none was given."""
+    given = raw["entity_id"] if "entity_id" in raw else pl.repeat(None, raw.height, eager=True)
+    ids = given.cast(pl.String).str.strip_chars().replace("", None)
+    missing = ids.is_null().arg_true()
+    return ids.scatter(missing, [uuid.uuid4().hex for _ in range(len(missing))])
 
 
 def _times(raw: pl.DataFrame) -> tuple[pl.Series, Sequence[Problem]]:

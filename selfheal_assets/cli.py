@@ -118,6 +118,7 @@ def _replay(settings: Settings, until: datetime | None) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the port.")] = 1,
     durability: Annotated[
         Durability | None,
         typer.Option(
@@ -129,7 +130,8 @@ def serve(
     """Answer predictions over HTTP and log each one; takes up a new champion by itself."""
     from selfheal_assets.serving.run import serve as run_service
 
-    run_service(Settings(durability=durability.value) if durability else Settings(), host, port)
+    settings = Settings(durability=durability.value) if durability else Settings()
+    run_service(settings, host, port, workers)
 
 
 @app.command()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 OPTIONS = {
     (): {"replay", "serve", "dev", "data"},
     ("replay",): {"--fresh", "--full", "--until"},
-    ("serve",): {"--host", "--port"},
+    ("serve",): {"--host", "--port", "--workers", "--durability"},
     ("dev",): {"--port"},
     ("data",): {"fetch", "sample"},
     ("data", "fetch"): {"USE_CASE", "sba_loans"},

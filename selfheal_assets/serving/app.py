@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -20,6 +21,8 @@ from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.segments import Durability
+
+LOOKS_PER_SHADOW = 5  # who scores in shadow is asked for less often than the champion: nobody waits for it
 
 
 def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
@@ -77,7 +80,9 @@ def _lifespan(
 
 
 def _watch(scoring: ScoringService, shadow: Shadow, stopped: threading.Event, every_s: float) -> None:
-    shadow.refresh()
-    while not stopped.wait(every_s):
+    for look in count():
+        if look % LOOKS_PER_SHADOW == 0:
+            shadow.refresh()
+        if stopped.wait(every_s):
+            return
         scoring.refresh()
-        shadow.refresh()

@@ -91,6 +91,7 @@ class Shadow:
         self._child: _Child | None = None
         self._failures_in_a_row, self._not_before = 0, 0.0
         self._problem: str | None = None
+        self._registry_problem: str | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
 
@@ -123,7 +124,7 @@ class Shadow:
             "rows_scored": counts.get("shadow_rows_scored", 0),
             "rows_dropped": counts.get("shadow_rows_dropped", 0),
             "failures": counts.get("shadow_failures", 0),
-            "problem": self._problem,
+            "problem": self._registry_problem or self._problem,
         }
 
     def offer(self, line: bytes, rows: int) -> None:
@@ -137,15 +138,16 @@ class Shadow:
         self._offered += rows
 
     def refresh(self) -> None:
-        """Follow the registry's aliases; whatever goes wrong is logged, and nobody scores."""
+        """Follow the registry's aliases; where that fails, whoever scores goes on."""
         try:
             target = self._chosen()
         except Exception as error:  # no failure of the registry may stop the caller
             problem = f"cannot follow the registry: {type(error).__name__}: {error}"
-            if problem != self._problem:
+            if problem != self._registry_problem:
                 logger.exception("shadow: %s", problem)
-            self._target, self._problem = None, problem
+            self._registry_problem = problem
             return
+        self._registry_problem = None
         if target != self._target:
             logger.info("shadow is %s", f"{target.role} version {target.version}" if target else "nobody")
             self._target, self._problem = target, None

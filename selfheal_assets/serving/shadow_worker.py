@@ -77,17 +77,12 @@ class ShadowScorer:
     def score(self, lines: Sequence[bytes]) -> int:
         """Score and log the groups of some lines of the champion's; returns how many rows."""
         groups: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
-        columns = {f.name: [v for g in groups for v in _values(g, f.name)] for f in self._bundle.features}
+        columns = {f.name: [v for g in groups for v in g["features"][f.name]] for f in self._bundle.features}
         probability = self._bundle.score_matrix(self._encoder(columns))
         ends = np.cumsum([len(g["entity_id"]) for g in groups])
         for group, part in zip(groups, np.split(probability, ends[:-1]), strict=True):
             self._segments.append(rescored(group, part, self._scorer))
         return int(ends[-1])
-
-
-def _values(group: dict[str, Any], name: str) -> list[Any]:
-    """A feature's values; missing where the group was logged before the feature was declared."""
-    return group["features"].get(name) or [None] * len(group["entity_id"])
 
 
 def run(parent: socket.socket) -> None:

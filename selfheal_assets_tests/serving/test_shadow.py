@@ -317,11 +317,17 @@ def test_a_registry_that_fails_is_told_once(
     registry: StubRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     followed = shadow(registry, tmp_path, "challenger")
-    registry.aliased = lambda alias: 1 / 0  # type: ignore[method-assign]
+    followed.refresh()
+    found, registry.aliased = registry.aliased, lambda alias: 1 / 0  # type: ignore[method-assign]
     followed.refresh()
     followed.refresh()
-    assert len(caplog.records) == 1
-    assert "ZeroDivisionError" in followed.status()["problem"]
+    assert len([r for r in caplog.records if r.levelname == "ERROR"]) == 1
+    status = followed.status()
+    assert "ZeroDivisionError" in status["problem"]
+    assert status["model_version"] == 4, "whoever scored goes on"
+    registry.aliased = found  # type: ignore[method-assign]
+    followed.refresh()
+    assert followed.status()["problem"] is None
 
 
 def test_what_a_slow_shadow_cannot_take_is_dropped_and_counted(

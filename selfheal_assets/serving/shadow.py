@@ -28,7 +28,7 @@ from selfheal_assets.stores.model_registry import CHALLENGER, PREDECESSOR, QUARA
 from selfheal_assets.stores.prediction_log import Role
 
 MAX_QUEUED_ROWS, MAX_BATCH_ROWS = 50_000, 5_000
-LEAST_URGENT = 19  # as nice counts
+NICENESS = 10  # a tenth of the service's share: at 19 a busy machine would never let it start
 LOOKED_THROUGH = 50  # of the newest decisions
 logger = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ class _Child:
         with theirs:
             self._process = subprocess.Popen(_COMMAND, stdin=theirs.fileno(), stdout=subprocess.DEVNULL)
         with suppress(ProcessLookupError):  # it may have died already; the first message tells
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, LEAST_URGENT)
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
 
     def prepare(self, files: dict[str, bytes]) -> None:
         """Give it its bundle; returns when it can score.

@@ -184,7 +184,7 @@ class PredictionLog:
         self._segments.append(line)
         if self.follower and scorer.role is Role.champion:
             self.follower(line, cases.rows)
-        return [f"{batch}-{i}" for i in range(len(cases.entity_id))]
+        return _ids(batch, cases.rows, scorer.role, scorer.model_version)
 
 
 def _require_finite(probability: np.ndarray, scorer: Scorer) -> None:
@@ -214,9 +214,10 @@ def rescored(group: dict[str, Any], probability: np.ndarray, scorer: Scorer) -> 
     return orjson.dumps(group | theirs, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _shadow_mark(group: dict[str, Any]) -> str:
-    """What sets the id of a shadow's row apart from that of the champion's row, which comes before it."""
-    return f"{SHADOW_MARK}{group['model_version']}" if group["role"] in SHADOWS else ""
+def _ids(batch: str, rows: int, role: str, version: int) -> list[str]:
+    """Prediction ids of a group; a shadow's are those of the champion's rows with a mark behind."""
+    mark = f"{SHADOW_MARK}{version}" if role in SHADOWS else ""
+    return [f"{batch}-{i}{mark}" for i in range(rows)]
 
 
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
@@ -253,8 +254,7 @@ class _Rows:
         if group["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
         size, given = len(group["entity_id"]), group["features"]
-        mark = _shadow_mark(group)
-        self._cases["prediction_id"] += [f"{group['batch']}-{i}{mark}" for i in range(size)]
+        self._cases["prediction_id"] += _ids(group["batch"], size, group["role"], group["model_version"])
         for name in _CASE_COLUMNS:
             self._cases[name] += group[name]
         for name, values in self._features.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 from selfheal_assets.core.explanation import explain
 from selfheal_assets.serving.group_commit import Answered
-from selfheal_assets.serving.snapshots import Counters
+from selfheal_assets.serving.metrics import Metrics
 
 UNSEEN = "{}: category '{}' was not seen in training and is treated as missing"
 
@@ -47,7 +47,7 @@ def _unseen(name: str, value: str) -> str:
     return UNSEEN.format(name, value)
 
 
-def count(counters: Counters, given: list[dict[str, Any]]) -> None:
+def count(counters: Metrics, given: list[dict[str, Any]]) -> None:
     """Count one request's answers."""
     counters.add("requests")
     counters.add("predictions", len(given))

@@ -1,6 +1,7 @@
-"""The FastAPI application: wires scoring, routes and errors, and follows the champion while it runs."""
+"""The FastAPI application: wires scoring, routes, middlewares and errors, and follows the champion while it runs."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,18 +12,20 @@ from fastapi.concurrency import run_in_threadpool
 
 from selfheal_assets.serving.errors import add_error_answers
 from selfheal_assets.serving.group_commit import GroupCommit
-from selfheal_assets.serving.hot_path import HotPath
-from selfheal_assets.serving.request_id import RequestId
+from selfheal_assets.serving.metrics import Metrics
+from selfheal_assets.serving.middleware import build_middlewares
+from selfheal_assets.serving.openapi import describe
 from selfheal_assets.serving.routes import Service, build_routers
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.serving.shadow import Shadow
-from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores.api_keys import KeyRing
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.segments import Durability
 
 LOOKS_PER_SHADOW = 5  # who scores in shadow is asked for less often than the champion: nobody waits for it
+logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
@@ -30,59 +33,77 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
 
     Args:
         settings: names the use case, the registry, the log folder and the published snapshots.
-        refresh_s: how often the registry is asked for the champion.
+        refresh_s: how often the registry is asked for the champion, and the file of the API keys looked at.
     """
     case = settings.case
+    metrics = Metrics(settings.now(), settings.metrics_folder)
     log = PredictionLog(settings.prediction_log, Durability(settings.durability))
-    registry, counters = ModelRegistry(settings), Counters(settings.now())
-    scoring = ScoringService(registry, log, case)
-    group = GroupCommit(scoring, settings.now, idle=log.tend)
-    shadow = Shadow(settings, registry, counters)
+    registry = ModelRegistry(settings)
+    scoring = ScoringService(registry, log, case, metrics.appended)
+    group = GroupCommit(scoring, settings.now, log.tend, metrics.group)
+    keys = KeyRing(settings.api_keys_path, named=settings.api_keys is not None, every_s=refresh_s)
+    shadow = Shadow(settings, registry, metrics)
     log.follower = shadow.offer if shadow.wanted else None
-    service = Service(settings, scoring, group, counters, shadow)
+    service = Service(settings, scoring, group, metrics, keys, shadow)
     app = FastAPI(
         title=f"selfheal: {case.title}",
         description=f"{case.description}\n\nEach answer is in the prediction log before it leaves.",
-        lifespan=_lifespan(scoring, group, log, shadow, refresh_s),
+        docs_url=None,  # routes.docs has them, without a CDN
+        redoc_url=None,
+        lifespan=_lifespan(service, log, refresh_s),
     )
-    for router in build_routers(service):
+    routers = build_routers(service)
+    for router in routers:
         app.include_router(router)
-    add_error_answers(app, service.counters)
-    app.add_middleware(HotPath, case=case, group=group, counters=service.counters)
-    app.add_middleware(RequestId)
+    add_error_answers(app)
+    describe(app, service)
+    paths = {route.path for router in routers for route in router.routes}  # pyright: ignore[reportAttributeAccessIssue]
+    paths.add("/openapi.json")
+    for middleware in reversed(build_middlewares(service, paths)):  # FastAPI puts each around those before
+        app.add_middleware(middleware.cls, *middleware.args, **middleware.kwargs)
     return app
 
 
 def _lifespan(
-    scoring: ScoringService, group: GroupCommit, log: PredictionLog, shadow: Shadow, refresh_s: float
+    service: Service, log: PredictionLog, refresh_s: float
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(scoring.refresh)
+        _say_who_may_ask(service)
+        await run_in_threadpool(service.scoring.refresh)
         await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
-            target=_watch, args=(scoring, shadow, stopped, refresh_s), name="champion", daemon=True
+            target=_watch, args=(service, stopped, refresh_s), name="champion", daemon=True
         )
         watcher.start()
-        shadow.start()
-        group.start(asyncio.get_running_loop())
+        service.shadow.start()
+        service.group.start(asyncio.get_running_loop())
         try:
             yield
         finally:
             stopped.set()
             await run_in_threadpool(watcher.join)
-            await run_in_threadpool(group.stop)
+            await run_in_threadpool(service.group.stop)
             log.close()
-            await run_in_threadpool(shadow.stop)
+            await run_in_threadpool(service.shadow.stop)
 
     return lifespan
 
 
-def _watch(scoring: ScoringService, shadow: Shadow, stopped: threading.Event, every_s: float) -> None:
+def _say_who_may_ask(service: Service) -> None:
+    if service.keys.problem is None and not service.keys.required:
+        logger.warning(
+            "no API keys in %s: every endpoint is open to whoever reaches this address; "
+            "`selfheal keys create --name NAME` closes it",
+            service.settings.api_keys_path,
+        )
+
+
+def _watch(service: Service, stopped: threading.Event, every_s: float) -> None:
     for look in count():
         if look % LOOKS_PER_SHADOW == 0:
-            shadow.refresh()
+            service.shadow.refresh()
         if stopped.wait(every_s):
             return
-        scoring.refresh()
+        service.scoring.refresh()

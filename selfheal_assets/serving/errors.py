@@ -1,10 +1,13 @@
 """Error answers: a refusal names field and mend, in FastAPI's shape, and never shows a stack trace."""
 
+import sys
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from selfheal_assets.serving.scoring import (
     LogNotDurable,
@@ -13,37 +16,56 @@ from selfheal_assets.serving.scoring import (
     UnknownVersion,
     VersionUnavailable,
 )
-from selfheal_assets.serving.snapshots import Counters
 
 SHOWN_ERRORS = 100
 _SHOWN_CHARACTERS = 200
+_DEPTH_OF_A_BATCH = 3
 _LARGEST_SHOWN = 1e300  # also keeps NaN and infinity out, which JSON cannot hold
 
 
-def add_error_answers(app: FastAPI, counters: Counters) -> None:
-    """Answer refused requests with 422 and unavailable ones with 503, and count both."""
+def add_error_answers(app: FastAPI) -> None:
+    """Answer refused requests with 422 and unavailable ones with 503."""
 
     @app.exception_handler(RequestValidationError)
     def refused(request: Request, error: RequestValidationError) -> JSONResponse:
-        counters.add("refused_requests")
         problems = error.errors()
         return JSONResponse({"detail": [_told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=422)
+
+    @app.exception_handler(HTTPException)
+    async def unreadable(request: Request, error: HTTPException) -> Response:
+        """FastAPI only says that it could not parse the body; what it met is the cause."""
+        if error.status_code == 400 and (problem := _unreadable(error.__cause__)):
+            return JSONResponse({"detail": [problem]}, status_code=422)
+        return await http_exception_handler(request, error)
 
     @app.exception_handler(NoChampion)
     @app.exception_handler(LogNotDurable)
     @app.exception_handler(VersionUnavailable)
     def unavailable(request: Request, error: Exception) -> JSONResponse:
-        counters.add("unavailable_answers")
         return JSONResponse({"detail": str(error)}, status_code=503, headers={"Retry-After": "1"})
 
     @app.exception_handler(UnknownVersion)
     @app.exception_handler(QuarantinedVersion)
     def not_that_version(request: Request, error: Exception) -> JSONResponse:
-        counters.add("refused_requests")
         unknown = isinstance(error, UnknownVersion)
         kind, status = ("unknown_version", 404) if unknown else ("quarantined_version", 409)
         problem = {"type": kind, "loc": ["query", "model_version"], "msg": str(error)}
         return JSONResponse({"detail": [problem]}, status_code=status)
+
+
+def _unreadable(cause: BaseException | None) -> dict[str, Any] | None:
+    """Why a body is no JSON that can be read, in FastAPI's shape."""
+    if isinstance(cause, UnicodeDecodeError):
+        byte = cause.object[cause.start]
+        message = f"the body is not UTF-8: byte {cause.start} is 0x{byte:02x} ({cause.reason})"
+        return {"type": "invalid_utf8", "loc": ["body", cause.start], "msg": message}
+    if isinstance(cause, RecursionError):
+        message = f"the body is nested too deeply: a case nests {_DEPTH_OF_A_BATCH} levels at most"
+        return {"type": "nested_too_deeply", "loc": ["body"], "msg": message}
+    if isinstance(cause, ValueError):
+        message = f"a number of the body has more than {sys.get_int_max_str_digits():,} digits"
+        return {"type": "number_too_long", "loc": ["body"], "msg": message}
+    return None
 
 
 def _told(problem: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from time import perf_counter
 
 import numpy as np
 import polars as pl
@@ -98,9 +99,16 @@ class ScoringService:
         registry: says which version is champion, and loads it.
         log: where answers are written before they leave.
         case: the use case; its features are what is scored and logged.
+        appended: told how many seconds the log took to make a group durable.
     """
 
-    def __init__(self, registry: ModelRegistry, log: PredictionLog, case: UseCase) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        log: PredictionLog,
+        case: UseCase,
+        appended: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._registry = registry
         self._log = log
         self._case = case
@@ -108,6 +116,7 @@ class ScoringService:
         self._refreshing = threading.Lock()
         self._problem: str | None = None
         self._requested = _Requested(registry, self._ready)
+        self._appended = appended
 
     @property
     def champion(self) -> Model:
@@ -126,14 +135,14 @@ class ScoringService:
         return champion
 
     @property
-    def log_problem(self) -> str | None:
-        """Why the log cannot be written, so that nothing is answered, or ``None``."""
-        return self._log.problem
-
-    @property
     def durability(self) -> str:
         """What an answer waits for, see ``segments.Durability``."""
         return self._log.durability.value
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why the log cannot be written, or ``None``."""
+        return self._log.problem
 
     @property
     def problem(self) -> str | None:
@@ -245,6 +254,7 @@ class ScoringService:
         bundle = model.bundle
         prediction = (probability >= bundle.threshold).astype(np.int8)
         scorer = Scorer(model.version, bundle.fingerprint, bundle.threshold, model.role)
+        started = perf_counter()
         try:
             ids = (
                 self._log.append_columns(cases, probability, scorer, predicted_at) if cases.entity_id else []
@@ -254,6 +264,7 @@ class ScoringService:
                 f"the prediction log in {self._log.folder} cannot be written ({error.strerror or error}): "
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
+        self._appended(perf_counter() - started)
         return Scored(ids, probability, prediction, model)
 
 

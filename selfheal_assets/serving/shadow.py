@@ -21,8 +21,9 @@ from typing import Any
 import orjson
 
 from selfheal_assets.core.decision import Action
+from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.shadow_worker import BUNDLE_FILES, receive_message, send_message
-from selfheal_assets.serving.snapshots import Counters, read_rows
+from selfheal_assets.serving.snapshots import read_rows
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import CHALLENGER, PREDECESSOR, QUARANTINED, ModelRegistry
 from selfheal_assets.stores.prediction_log import Role
@@ -75,7 +76,7 @@ class Shadow:
     """
 
     def __init__(
-        self, settings: Settings, registry: ModelRegistry, counters: Counters, patience: Patience = Patience()
+        self, settings: Settings, registry: ModelRegistry, counters: Metrics, patience: Patience = Patience()
     ) -> None:
         self._settings, self._registry, self._counters, self._patience = (
             settings,

@@ -126,7 +126,8 @@ class PredictionLog:
     @property
     def problem(self) -> str | None:
         """Why rows cannot be logged, as far as is known; ``None`` when the last ones could."""
-        return self._segments.problem
+        reason = self._segments.problem
+        return f"the prediction log in {self.folder} cannot be written ({reason})" if reason else None
 
     def tend(self) -> None:
         """Hand over a segment that has its age; after a failure see whether rows can be logged again."""

@@ -229,9 +229,24 @@ def test_what_is_not_a_case_is_422(client: TestClient, body: bytes):
     assert post(client, "/predict", body).status_code == 422
 
 
-@pytest.mark.parametrize("body", [b'{"city": "\xff"}', b"[" * 100_000])
-def test_what_cannot_be_parsed_is_400(client: TestClient, body: bytes):
-    assert post(client, "/predict", body).status_code == 400
+@pytest.mark.parametrize(
+    ("body", "kind", "where", "words"),
+    [
+        (b'{"city": "\xff"}', "invalid_utf8", ["body", 10], "byte 10 is 0xff"),
+        (b"[" * 100_000, "nested_too_deeply", ["body"], "3 levels"),
+        (b'{"age": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "nested_too_deeply", ["body"], "3 levels"),
+        (b'{"age": ' + b"9" * 5_000 + b"}", "number_too_long", ["body"], "4,300 digits"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/labels"])
+def test_what_cannot_be_parsed_says_why(
+    client: TestClient, path: str, body: bytes, kind: str, where: list[Any], words: str
+):
+    answer = post(client, path, body)
+    assert refused_fields(answer) == [where]
+    (problem,) = answer.json()["detail"]
+    assert problem["type"] == kind
+    assert words in problem["msg"]
 
 
 def test_broken_json_says_where(client: TestClient):
@@ -317,6 +332,7 @@ def test_monitoring_before_anything_was_published(client: TestClient):
     client.post("/predict", json={})
     stats = client.get("/monitoring/stats").json()
     assert (stats["health"], stats["decisions"]) == (None, [])
+    assert (stats["predictions"], stats["open_alarms"]) == (None, None)
     counts = stats["service"]["counts"]
     assert {
         k: counts[k] for k in ("requests", "predictions", "predictions_with_warnings", "refused_requests")

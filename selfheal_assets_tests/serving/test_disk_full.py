@@ -75,6 +75,10 @@ def test_a_full_disk_refuses_then_recovers(installation: Installation, small_dis
         health = client.get("/health")
         assert (health.status_code, health.json()["status"]) == (503, "unavailable")
         assert "No space left on device" in health.json()["detail"]
+        ready = client.get("/health/ready")
+        assert ready.status_code == 503
+        assert "cannot be written (No space left on device)" in ready.json()["reasons"][0]
+        assert client.get("/health/live").status_code == 200
 
         filler.unlink()
         deadline = time.monotonic() + 10

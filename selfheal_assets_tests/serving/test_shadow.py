@@ -18,8 +18,8 @@ import pytest
 
 from selfheal_assets.core.decision import Action
 from selfheal_assets.serving import shadow as shadows
+from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.shadow import NICENESS, Shadow, Target
-from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import prediction_log
 from selfheal_assets.stores.model_registry import QUARANTINED
@@ -264,7 +264,7 @@ def registry() -> StubRegistry:
 def shadow(registry: StubRegistry, folder: Path, who: str) -> Shadow:
     (folder / "case.yaml").write_text(f"{YAML}serving: {{shadow: {who}}}\n")
     settings = Settings(use_case=str(folder / "case.yaml"), home=folder / "home", project=folder)
-    return Shadow(settings, registry, Counters(settings.wall_clock()))  # pyright: ignore
+    return Shadow(settings, registry, Metrics(settings.wall_clock()))  # pyright: ignore
 
 
 def chosen(registry: StubRegistry, folder: Path, who: str) -> int | None:

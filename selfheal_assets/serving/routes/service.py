@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfheal_assets.serving.group_commit import GroupCommit
+from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.serving.shadow import Shadow
-from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores.api_keys import KeyRing
 
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     503: {"description": "No production model, or the log cannot be written"}
@@ -21,5 +22,6 @@ class Service:
     settings: Settings
     scoring: ScoringService
     group: GroupCommit
-    counters: Counters
+    counters: Metrics
+    keys: KeyRing
     shadow: Shadow

@@ -71,6 +71,7 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _say_who_may_ask(service)
         await run_in_threadpool(service.scoring.refresh)
+        await run_in_threadpool(service.shadow.refresh)
         await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
@@ -101,9 +102,9 @@ def _say_who_may_ask(service: Service) -> None:
 
 
 def _watch(service: Service, stopped: threading.Event, every_s: float) -> None:
-    for look in count():
-        if look % LOOKS_PER_SHADOW == 0:
-            service.shadow.refresh()
+    for look in count(1):
         if stopped.wait(every_s):
             return
         service.scoring.refresh()
+        if look % LOOKS_PER_SHADOW == 0:
+            service.shadow.refresh()

@@ -8,9 +8,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -154,6 +155,43 @@ def serve(
     settings = read_settings(**given)
     settings.require_home()
     run_service(settings, host, port, workers)
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="CSV or Parquet, one case a row; may be larger than memory.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="CSV or Parquet by its suffix; - is CSV on stdout. Default: FILE.scored.*"
+        ),
+    ] = None,
+    on_error: Annotated[
+        Literal["reject", "skip"],
+        typer.Option(help="A bad row: reject scores nothing of the file, skip leaves the row out and tells."),
+    ] = "reject",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+) -> None:
+    """Score a file with the champion: the service's rules, log and ids.
+
+    Rejected rows are in OUTPUT.rejected.jsonl with the reason. Each run logs its predictions: a file that is scored
+    twice counts twice.
+    """
+    from selfheal_assets.reports.console import reading_progress
+    from selfheal_assets.serving import file_scoring
+    from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, scoring_of
+
+    settings, target = read_settings(), output or file_scoring.default_output(file)
+    if as_json and str(target) == "-":
+        raise typer.BadParameter("--json and --output - would mix on stdout: give an output file")
+    with told_plainly(NoChampion, LogNotDurable), scoring_of(settings) as scoring, reading_progress() as told:
+        done = file_scoring.score_file(file, target, scoring, settings.case, settings.now, on_error, told)
+    line = f"{done.scored:,} of {done.rows:,} rows scored by version {done.model_version}: {done.output}"
+    typer.echo(json.dumps(asdict(done)) if as_json else line, err=not as_json)
+    if done.rejected:
+        typer.echo(f"{done.rejected:,} rows rejected: {done.rejected_file}", err=True)
+    if done.with_warnings:
+        typer.echo(f"{done.with_warnings:,} rows with categories unseen in training", err=True)
 
 
 @app.command()

@@ -36,7 +36,11 @@ class Calibrator:
 
     def __call__(self, margin: np.ndarray) -> np.ndarray:
         """Probabilities (float64) of margins."""
-        return 1.0 / (1.0 + np.exp(-(self.slope * margin.astype(np.float64) + self.intercept)))
+        return 1.0 / (1.0 + np.exp(-self.log_odds(margin)))
+
+    def log_odds(self, margin: np.ndarray) -> np.ndarray:
+        """Calibrated log odds (float64) of margins."""
+        return self.slope * margin.astype(np.float64) + self.intercept
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,28 @@ class Bundle:
 
     def score_matrix(self, matrix: np.ndarray) -> np.ndarray:
         """Probabilities (float64, shape (rows,)) of an encoded float32 matrix (rows, features)."""
-        margin = self._model.inplace_predict(matrix, predict_type="margin")
-        return self.calibrator(margin)
+        return self.calibrator(self._margin(matrix))
+
+    def log_odds(self, matrix: np.ndarray) -> np.ndarray:
+        """Calibrated log odds (float64, shape (rows,)) of an encoded matrix; see :meth:`score_matrix`."""
+        return self.calibrator.log_odds(self._margin(matrix))
+
+    def _margin(self, matrix: np.ndarray) -> np.ndarray:
+        return self._model.inplace_predict(matrix, predict_type="margin")
+
+    def contributions(self, matrix: np.ndarray) -> np.ndarray:
+        """What each feature adds to the calibrated log odds of an encoded float32 matrix (rows, features).
+
+        Returns:
+            float64, shape (rows, features + 1): the last column is the base. A row adds up to its
+            :meth:`log_odds` but for float32 rounding (some 1e-6).
+        """
+        import xgboost
+
+        data = xgboost.DMatrix(matrix, nthread=1)
+        shares = self._model.predict(data, pred_contribs=True).astype(np.float64) * self.calibrator.slope
+        shares[:, -1] += self.calibrator.intercept
+        return shares
 
     def score(self, frame: pl.DataFrame) -> np.ndarray:
         """Probabilities (float64, shape (rows,)) of a frame that holds the features by name."""

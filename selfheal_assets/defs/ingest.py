@@ -28,7 +28,8 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         done = prediction_log.ingest(stores.warehouse, case, stores.settings.prediction_log)
         features = ", ".join(f'"{name}"' for name in case.feature_names)
         rows = stores.warehouse.query(
-            f"select {features} from prediction_log where event_time >= ? and event_time < ?",
+            f"""select {features} from prediction_log
+                where role = 'champion' and event_time >= ? and event_time < ?""",
             [chunk.start, chunk.end],
         )
         check = _schema_check(rows, case.features, f"prediction_log of {chunk.label}")

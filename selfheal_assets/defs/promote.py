@@ -19,9 +19,9 @@ from selfheal_assets.defs.resources import (
 )
 from selfheal_assets.defs.retrain import challenger_of
 from selfheal_assets.stores import cases, decision_ledger
+from selfheal_assets.stores.model_registry import QUARANTINED
 
 GROUP = "decide"
-QUARANTINED = "quarantined"
 
 
 def serving_trial(stores: Stores, version: int, trained: Bundle, rows: pl.DataFrame) -> gates.Servability:

@@ -7,9 +7,10 @@ import dagster as dg
 from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.core.rollback import RollbackEvidence, in_probation, judge_promotion
 from selfheal_assets.defs.monitor import LABELLED
-from selfheal_assets.defs.promote import GROUP, QUARANTINED, follow_ledger
+from selfheal_assets.defs.promote import GROUP, follow_ledger
 from selfheal_assets.defs.resources import Context, Stores, StoresParam, chunk_of
 from selfheal_assets.stores import cases, chunks, decision_ledger
+from selfheal_assets.stores.model_registry import QUARANTINED
 
 
 def _evidence(

@@ -1,11 +1,14 @@
-"""The replay on a terminal: a line per chunk while it runs, a table when it is done."""
+"""What is told on a terminal: the replay's chunks and table, and how far the reading of a file has come."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from selfheal_assets.use_case import UseCase
@@ -86,3 +89,18 @@ def summary_lines(summary: dict[str, Any], report: Path, case: UseCase) -> list[
         f"Report: {report}",
         "Look at it in the Dagster UI: make dev",
     ]
+
+
+@contextmanager
+def reading_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each stage; told the stage, and how much of how much is done. None where no one looks."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, done: int, size: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=size)
+            bars.update(tasks[stage], completed=done)
+
+        yield tell

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from itertools import count
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -19,6 +20,7 @@ from selfheal_assets.serving.middleware import build_middlewares
 from selfheal_assets.serving.openapi import describe
 from selfheal_assets.serving.routes import Service, build_routers
 from selfheal_assets.serving.scoring import ScoringService
+from selfheal_assets.serving.shadow import Shadow
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.answers import AnswerStore
 from selfheal_assets.stores.api_keys import KeyRing
@@ -28,6 +30,7 @@ from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.segments import Durability
 
+LOOKS_PER_SHADOW = 5  # who scores in shadow is asked for less often than the champion: nobody waits for it
 logger = logging.getLogger(__name__)
 
 
@@ -42,12 +45,15 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
     durability = Durability(settings.durability)
     metrics = Metrics(settings.now(), settings.metrics_folder)
     log = PredictionLog(settings.prediction_log, durability)
-    scoring = ScoringService(ModelRegistry(settings), log, case, metrics.appended)
+    registry = ModelRegistry(settings)
+    scoring = ScoringService(registry, log, case, metrics.appended)
     group = GroupCommit(scoring, settings.now, log.tend, metrics.group)
     careful = _careful_path(settings, scoring, durability, metrics)
     labels = LabelIntake(LabelLog(settings.label_landing, durability))
     keys = KeyRing(settings.api_keys_path, named=settings.api_keys is not None, every_s=refresh_s)
-    service = Service(settings, scoring, group, careful, labels, metrics, keys)
+    shadow = Shadow(settings, registry, metrics)
+    scoring.follower = shadow.offer if shadow.wanted else None
+    service = Service(settings, scoring, group, careful, labels, metrics, keys, shadow)
     app = FastAPI(
         title=f"selfheal: {case.title}",
         description=f"{case.description}\n\nEach answer is in the prediction log before it leaves.",
@@ -88,12 +94,14 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _say_who_may_ask(service)
         await run_in_threadpool(scoring.refresh)
+        await run_in_threadpool(service.shadow.refresh)
         await run_in_threadpool(log.probe)
         stopped = threading.Event()
         watcher = threading.Thread(
-            target=_watch, args=(scoring, stopped, refresh_s), name="champion", daemon=True
+            target=_watch, args=(service, stopped, refresh_s), name="champion", daemon=True
         )
         watcher.start()
+        service.shadow.start()
         for path in paths:
             path.start(asyncio.get_running_loop())
         try:
@@ -104,6 +112,7 @@ def _lifespan(
             for path in paths:
                 await run_in_threadpool(path.stop)
             log.close()
+            await run_in_threadpool(service.shadow.stop)
 
     return lifespan
 
@@ -117,6 +126,10 @@ def _say_who_may_ask(service: Service) -> None:
         )
 
 
-def _watch(scoring: ScoringService, stopped: threading.Event, every_s: float) -> None:
-    while not stopped.wait(every_s):
-        scoring.refresh()
+def _watch(service: Service, stopped: threading.Event, every_s: float) -> None:
+    for look in count(1):
+        if stopped.wait(every_s):
+            return
+        service.scoring.refresh()
+        if look % LOOKS_PER_SHADOW == 0:
+            service.shadow.refresh()

@@ -231,6 +231,16 @@ class CarefulPath:
             return ReusedKey(problems) if used else RequestValidationError(problems)
         return _Fresh(request, known, rows, sorted(refused, key=lambda r: r.index))
 
+    def require_seen(self, request: CarefulRequest) -> None:
+        """See that a request holds no category that the use case refuses.
+
+        Raises:
+            RequestValidationError: it does.
+        """
+        _, refused = self._without_unseen(request, request.rows)
+        if refused:
+            raise RequestValidationError([problem for r in refused for problem in r.problems])
+
     def _without_unseen(self, request: CarefulRequest, rows: list[Row]) -> tuple[list[Row], list[Refused]]:
         """Cases without and with categories that the champion has never seen, where the use case refuses those."""
         if self._case.serving.unseen_category != "refuse" or not rows:
@@ -281,7 +291,7 @@ class CarefulPath:
             held.keep_promises()
             answers.count(self._counters, given, requests=len(fresh))
 
-        self._scoring.score_columns(columns, self._now(), write)
+        self._scoring.score_columns(columns, self._now(), write=write)
         return bodies
 
     def _kept(

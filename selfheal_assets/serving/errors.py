@@ -10,7 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from selfheal_assets.serving.scoring import LogNotDurable, NoChampion
+from selfheal_assets.serving.scoring import (
+    LogNotDurable,
+    NoChampion,
+    QuarantinedVersion,
+    UnknownVersion,
+    VersionUnavailable,
+)
 
 SHOWN_ERRORS = 100
 _SHOWN_CHARACTERS = 200
@@ -47,8 +53,17 @@ def add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(NoChampion)
     @app.exception_handler(LogNotDurable)
+    @app.exception_handler(VersionUnavailable)
     def unavailable(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=503, headers={"Retry-After": "1"})
+
+    @app.exception_handler(UnknownVersion)
+    @app.exception_handler(QuarantinedVersion)
+    def not_that_version(request: Request, error: Exception) -> JSONResponse:
+        unknown = isinstance(error, UnknownVersion)
+        kind, status = ("unknown_version", 404) if unknown else ("quarantined_version", 409)
+        problem = {"type": kind, "loc": ["query", "model_version"], "msg": str(error)}
+        return JSONResponse({"detail": [problem]}, status_code=status)
 
 
 def _refusal(status: int, problems: Sequence[Any]) -> JSONResponse:

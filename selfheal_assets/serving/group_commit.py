@@ -32,7 +32,7 @@ class Answered:
     @property
     def encoder(self) -> ColumnEncoder:
         """Of the model that answered."""
-        return self.scored.champion.encoder
+        return self.scored.model.encoder
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from pydantic import (
     model_validator,
 )
 
+from selfheal_assets.core.explanation import MAX_REASONS
 from selfheal_assets.core.spec import Feature, FeatureType
-from selfheal_assets.stores.prediction_log import CaseColumns
+from selfheal_assets.stores.prediction_log import SHADOW_MARK, CaseColumns
 from selfheal_assets.use_case import UseCase
 
 MAX_ROWS = 10_000
@@ -52,7 +53,7 @@ def as_moment(value: Any) -> Any:
 WITHOUT_NUL = r"^[^\x00]*$"
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=TEXT_LENGTH, pattern=WITHOUT_NUL)]
 # The form of the ids that the log makes: a client's must not meet one of them.
-_MADE_ID = re.compile(r"[0-9a-f]{32}-[0-9]+")
+_MADE_ID = re.compile(rf"[0-9a-f]{{32}}-[0-9]+|.*{SHADOW_MARK}[0-9]+", re.DOTALL)
 
 
 def _not_made(value: str) -> str:
@@ -95,6 +96,26 @@ class Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+class ReasonOut(Answer):
+    """A feature that raised the score."""
+
+    feature: str
+    value: float | int | str | None = Field(description="As it was given; null where it was missing")
+    contribution: float = Field(description="By how much it raised the log odds", gt=0)
+    text: str
+
+
+class ExplanationOut(Answer):
+    """The log odds of one answer, taken apart: base + contributions + rest = log_odds."""
+
+    base: float = Field(description="What the model says of nobody in particular")
+    reasons: list[ReasonOut] = Field(
+        description="What raised the score most, strongest first", max_length=MAX_REASONS
+    )
+    rest: float = Field(description="The sum of all other features")
+    log_odds: float = Field(description="probability = 1 / (1 + exp(-log_odds))")
+
+
 class Prediction(Answer):
     """One answer. It is in the log when the client sees it."""
 
@@ -106,6 +127,7 @@ class Prediction(Answer):
     model_version: int
     model_fingerprint: str
     warnings: list[str] = Field(description="What was unusual, for example categories unseen in training")
+    explanation: ExplanationOut | None = Field(None, description="Only with `explain=true`")
 
 
 class PredictionBatch(Answer):

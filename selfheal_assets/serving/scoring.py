@@ -6,7 +6,9 @@ belongs here. Which version is champion is the registry's word; this module only
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -17,16 +19,21 @@ import polars as pl
 
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.encoding import ColumnEncoder, polars_type
-from selfheal_assets.stores.model_registry import ModelRegistry
+from selfheal_assets.core.explanation import explain
+from selfheal_assets.settings import Settings
+from selfheal_assets.stores.model_registry import QUARANTINED, ModelRegistry
 from selfheal_assets.stores.prediction_log import (
     CaseColumns,
     PredictionLog,
+    Role,
     Scorer,
     case_columns,
     group_line,
 )
+from selfheal_assets.stores.segments import Durability
 from selfheal_assets.use_case import UseCase
 
+KEPT_VERSIONS, SHOWN_VERSIONS = 4, 20
 logger = logging.getLogger(__name__)
 
 
@@ -42,12 +49,25 @@ class UnusableBundle(ValueError):
     """A version that loads, but cannot answer this use case's cases."""
 
 
+class UnknownVersion(LookupError):
+    """There is no version of that number; the message lists those that there are."""
+
+
+class QuarantinedVersion(ValueError):
+    """The version was taken back for harm, or for failing technically; the message says why."""
+
+
+class VersionUnavailable(RuntimeError):
+    """The registry could not be asked for a version, or the version cannot answer."""
+
+
 @dataclass(frozen=True)
-class Champion:
-    """The production model: its registered version and its bundle."""
+class Model:
+    """A registered version, ready to score: its bundle, and the role in which it answers."""
 
     version: int
     bundle: Bundle
+    role: Role = Role.champion
 
     @cached_property
     def encoder(self) -> ColumnEncoder:
@@ -60,23 +80,23 @@ class Scored:
     """The answers to the cases of one call, in their order, and the model that gave them.
 
     ``prediction_ids`` are the log's keys; ``probability`` is float64, ``prediction`` int8 (0/1 at the
-    champion's threshold), both of shape (rows,).
+    model's threshold), both of shape (rows,).
     """
 
     prediction_ids: list[str]
     probability: np.ndarray
     prediction: np.ndarray
-    champion: Champion
+    model: Model
 
     @property
     def version(self) -> int:
         """Registered version that scored."""
-        return self.champion.version
+        return self.model.version
 
     @property
     def threshold(self) -> float:
         """Probability from which a case is predicted positive."""
-        return self.champion.bundle.threshold
+        return self.model.bundle.threshold
 
 
 # Makes a group durable: what was scored, and its line of the log.
@@ -103,13 +123,17 @@ class ScoringService:
         self._registry = registry
         self._log = log
         self._case = case
-        self._champion: Champion | None = None
+        self._champion: Model | None = None
         self._refreshing = threading.Lock()
         self._problem: str | None = None
+        self._requested = _Requested(registry, self._ready)
         self._appended = appended
+        self.follower: Callable[[bytes, int], None] | None = (
+            None  # gets what the champion logged, and its rows
+        )
 
     @property
-    def champion(self) -> Champion:
+    def champion(self) -> Model:
         """The version that answers.
 
         Raises:
@@ -165,7 +189,7 @@ class ScoringService:
     def _still_serving(self) -> str:
         return f"still serving version {self._champion.version}" if self._champion else "serving nothing"
 
-    def _newer_champion(self) -> Champion | None:
+    def _newer_champion(self) -> Model | None:
         """The registry's champion, ready to score, if it is not the one that answers already."""
         version = self._registry.champion()
         serving = self._champion
@@ -173,12 +197,15 @@ class ScoringService:
             raise NoChampion(f"the registry names no champion of '{self._case.name}' any more")
         if version is None or (serving is not None and version == serving.version):
             return None
-        bundle = self._registry.load(version)
-        self._warm(bundle, version)
-        return Champion(version, bundle)
+        return self._ready(Model(version, self._registry.load(version)))
 
-    def _warm(self, bundle: Bundle, version: int) -> None:
-        """Score one row, so that the first request finds everything loaded, and see that it makes sense."""
+    def _ready(self, model: Model) -> Model:
+        """The model, warmed: one row by each way of scoring, so that the first request finds everything loaded.
+
+        Raises:
+            UnusableBundle: it cannot answer this use case's cases.
+        """
+        bundle, version = model.bundle, model.version
         declared = {f.name: f.type for f in self._case.features}
         if unknown := [f.name for f in bundle.features if declared.get(f.name) != f.type]:
             raise UnusableBundle(
@@ -186,9 +213,13 @@ class ScoringService:
                 "with that type: restore the feature in the YAML file, or train a new version"
             )
         blank = pl.DataFrame({f.name: pl.Series([None], dtype=polars_type(f)) for f in bundle.features})
-        probability = bundle.score(blank)
-        if not np.isfinite(probability).all():
-            raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
+        columns = blank.to_dict(as_series=False)
+        matrix = model.encoder(columns)
+        for probability in (bundle.score(blank), bundle.score_matrix(matrix)):
+            if not np.isfinite(probability).all():
+                raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
+        explain(bundle, matrix, columns, {})
+        return model
 
     def score(self, cases: pl.DataFrame, predicted_at: datetime) -> Scored:
         """Score cases and log the answers; returns when they are on disk.
@@ -208,33 +239,54 @@ class ScoringService:
             case_columns(cases, self._case.feature_names), probability, champion, predicted_at
         )
 
-    def score_columns(self, cases: CaseColumns, predicted_at: datetime, write: Write | None = None) -> Scored:
+    def score_columns(
+        self,
+        cases: CaseColumns,
+        predicted_at: datetime,
+        model: Model | None = None,
+        write: Write | None = None,
+    ) -> Scored:
         """Like :meth:`score`, for cases that are columns of plain values already: no frame is made of them.
 
-        ``write`` makes the answers durable in the log's place; an OSError of it is a ``LogNotDurable``.
+        Args:
+            cases: what is asked.
+            predicted_at: when the answer is given, naive UTC.
+            model: scores in the champion's place, see :meth:`requested`.
+            write: makes the answers durable in the log's place; an OSError of it is a ``LogNotDurable``.
         """
-        champion = self.champion
-        probability = champion.bundle.score_matrix(champion.encoder(cases.features))
-        return self._answered(cases, probability, champion, predicted_at, write)
+        model = model or self.champion
+        probability = model.bundle.score_matrix(model.encoder(cases.features))
+        return self._answered(cases, probability, model, predicted_at, write)
 
     def unseen(self, cases: CaseColumns) -> list[list[str]]:
         """For each case, the names of the features whose category the champion has never seen."""
         encoder = self.champion.encoder
         return [encoder.unseen(cases.features, row) for row in range(cases.rows)]
 
+    def requested(self, version: int) -> Model:
+        """A version that a client named, ready to score; its answers are logged as ``requested``.
+
+        Asks the registry each time, since a version may be quarantined meanwhile; the last few stay loaded.
+
+        Raises:
+            UnknownVersion, QuarantinedVersion: it may not answer.
+            VersionUnavailable: the registry or the version fails.
+        """
+        return self._requested.get(version)
+
     def _answered(
         self,
         cases: CaseColumns,
         probability: np.ndarray,
-        champion: Champion,
+        model: Model,
         predicted_at: datetime,
         write: Write | None = None,
     ) -> Scored:
-        bundle = champion.bundle
+        bundle = model.bundle
         prediction = (probability >= bundle.threshold).astype(np.int8)
-        scorer = Scorer(champion.version, bundle.fingerprint, bundle.threshold)
+        scorer = Scorer(model.version, bundle.fingerprint, bundle.threshold, model.role)
         ids, line = group_line(cases, probability, scorer, predicted_at)
-        scored = Scored(ids, probability, prediction, champion)
+        scored = Scored(ids, probability, prediction, model)
         started = perf_counter()
         try:
             if write is not None:
@@ -247,4 +299,63 @@ class ScoringService:
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
         self._appended(perf_counter() - started)
+        if self.follower and ids and model.role is Role.champion:
+            self.follower(line, cases.rows)
         return scored
+
+
+@contextmanager
+def scoring_of(settings: Settings) -> Iterator[ScoringService]:
+    """The champion as it is now, for a process that scores and ends: its log is handed over at the end."""
+    log = PredictionLog(settings.prediction_log, Durability(settings.durability))
+    try:
+        scoring = ScoringService(ModelRegistry(settings), log, settings.case)
+        scoring.refresh()
+        yield scoring
+    finally:
+        log.close()
+
+
+class _Requested:
+    """The versions that clients named last, loaded.
+
+    Args:
+        registry: has them.
+        ready: warms one that was loaded.
+    """
+
+    def __init__(self, registry: ModelRegistry, ready: Callable[[Model], Model]) -> None:
+        self._registry, self._ready = registry, ready
+        self._loaded: OrderedDict[int, Model] = OrderedDict()
+        self._loading = threading.Lock()
+
+    def get(self, version: int) -> Model:
+        """See :meth:`ScoringService.requested`."""
+        with self._loading:
+            try:
+                self._refuse_unfit(version)
+                model = self._loaded.get(version) or self._load(version)
+            except (UnknownVersion, QuarantinedVersion):
+                raise
+            except Exception as error:
+                logger.exception("version %d was requested and cannot be had", version)
+                raise VersionUnavailable(
+                    f"version {version} cannot be had from the registry ({type(error).__name__}: {error}): try "
+                    "again, or leave model_version out"
+                ) from error
+            self._loaded[version] = model
+            self._loaded.move_to_end(version)
+            while len(self._loaded) > KEPT_VERSIONS:
+                self._loaded.popitem(last=False)
+            return model
+
+    def _load(self, version: int) -> Model:
+        return self._ready(Model(version, self._registry.fetch(version), Role.requested))
+
+    def _refuse_unfit(self, version: int) -> None:
+        known = [v["version"] for v in self._registry.versions()]
+        if version not in known:
+            shown = ", ".join(map(str, known[-SHOWN_VERSIONS:])) or "none"
+            raise UnknownVersion(f"there is no version {version}; the newest that there are: {shown}")
+        if reason := self._registry.tags(version).get(QUARANTINED):
+            raise QuarantinedVersion(f"version {version} is quarantined: {reason}")

@@ -15,6 +15,7 @@ from selfheal_assets.core.spec import FeatureType
 from selfheal_assets.settings import Settings, prepare_environment
 
 CHAMPION, CHALLENGER, PREDECESSOR = "champion", "challenger", "previous_champion"
+QUARANTINED = "quarantined"  # tag of a version that was taken back; its value is the reason
 _FOLDER, _FILES = "model", "bundle"  # MLflow puts the data folder, by its name, under model/data
 _PYFUNC_TYPE = {FeatureType.number: "double", FeatureType.integer: "long", FeatureType.category: "string"}
 

@@ -7,9 +7,10 @@ kept.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from selfheal_assets.stores.warehouse import Warehouse, one
 from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 2
+SHADOW_MARK = "~"
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
@@ -45,6 +47,22 @@ _GROUP_COLUMNS = {
 }
 
 
+class Role(StrEnum):
+    """As what a model scored. Only the champion's rows are production: monitoring and training read no others.
+
+    ``challenger`` and ``predecessor`` scored in shadow what the champion answered; ``requested`` answered a client
+    who named the version.
+    """
+
+    champion = "champion"
+    challenger = "challenger"
+    predecessor = "predecessor"
+    requested = "requested"
+
+
+SHADOWS = frozenset({Role.challenger, Role.predecessor})
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Who gave the scores of a group."""
@@ -52,7 +70,7 @@ class Scorer:
     model_version: int
     model_fingerprint: str
     threshold: float
-    role: str = "champion"
+    role: Role = Role.champion
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,9 @@ class PredictionLog:
         folder: of the log.
         durability: what has happened to a group when it counts as logged.
         max_bytes, max_age_s: when a segment is handed over, see :class:`SegmentWriter`.
+
+    Attributes:
+        follower: is given each line of the champion's that was logged, and its rows; must neither wait nor raise.
     """
 
     def __init__(
@@ -104,6 +125,7 @@ class PredictionLog:
         self._segments = SegmentWriter(folder, durability, max_bytes, max_age_s)
         self.tend, self.probe = self._segments.tend, self._segments.probe
         self.close = self._segments.close
+        self.follower: Callable[[bytes, int], None] | None = None
 
     @property
     def problem(self) -> str | None:
@@ -159,8 +181,7 @@ def group_line(
     Raises:
         ValueError: a probability is not finite.
     """
-    if not np.isfinite(probability).all():
-        raise ValueError(f"version {scorer.model_version} gave a score that is no number: nothing is logged")
+    _require_finite(probability, scorer)
     batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
     group = {
         "schema": SCHEMA_VERSION,
@@ -175,11 +196,45 @@ def group_line(
         "probability": probability,
         "features": cases.features,
     }
-    ids = [f"{batch}-{i}" for i in range(cases.rows)]
-    if cases.prediction_id is not None:
-        ids = [own or made for own, made in zip(cases.prediction_id, ids, strict=True)]
-        group["prediction_id"] = ids  # else the reader makes them, as above
-    return ids, orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY)
+    if cases.prediction_id is not None:  # else the reader makes them
+        made = _ids(group, cases.rows)
+        group["prediction_id"] = [own or id for own, id in zip(cases.prediction_id, made, strict=True)]
+    return _ids(group, cases.rows), orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _require_finite(probability: np.ndarray, scorer: Scorer) -> None:
+    if not np.isfinite(probability).all():
+        raise ValueError(f"version {scorer.model_version} gave a score that is no number: nothing is logged")
+
+
+def rescored(group: dict[str, Any], probability: np.ndarray, scorer: Scorer) -> bytes:
+    """The line that logs a champion's group as another model scored it, in shadow.
+
+    Args:
+        group: a decoded line of the champion's.
+        probability: float64, shape (cases,).
+        scorer: the other model.
+
+    Raises:
+        ValueError: a probability is not finite.
+    """
+    _require_finite(probability, scorer)
+    theirs = {
+        "model_version": scorer.model_version,
+        "model_fingerprint": scorer.model_fingerprint,
+        "role": scorer.role,
+        "threshold": scorer.threshold,
+        "probability": probability,
+    }
+    return orjson.dumps(group | theirs, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _ids(group: Mapping[str, Any], rows: int) -> list[str]:
+    """Prediction ids of a group; a shadow's are those of the champion's rows with a mark behind."""
+    ids = group.get("prediction_id") or [f"{group['batch']}-{i}" for i in range(rows)]
+    if group["role"] not in SHADOWS:
+        return ids
+    return [f"{i}{SHADOW_MARK}{group['model_version']}" for i in ids]
 
 
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
@@ -216,8 +271,7 @@ class _Rows:
         if group["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
         size, given = len(group["entity_id"]), group["features"]
-        ids = group.get("prediction_id") or [f"{group['batch']}-{i}" for i in range(size)]
-        self._cases["prediction_id"] += ids
+        self._cases["prediction_id"] += _ids(group, size)
         for name in _CASE_COLUMNS:
             self._cases[name] += group[name]
         for name, values in self._features.items():

@@ -15,12 +15,11 @@ import pytest
 from selfheal_assets.core.bundle import Calibrator
 from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.definitions import build_definitions
-from selfheal_assets.defs.promote import QUARANTINED
 from selfheal_assets.defs.resources import Stores
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.stores import decision_ledger, label_ledger
 from selfheal_assets.stores.applications import split_at_go_live
-from selfheal_assets.stores.model_registry import PREDECESSOR
+from selfheal_assets.stores.model_registry import PREDECESSOR, QUARANTINED
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import read_cases
 from selfheal_assets_tests import toy

@@ -10,7 +10,14 @@ import orjson
 import polars as pl
 import pytest
 
-from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Scorer, ingest, read_segment
+from selfheal_assets.stores.prediction_log import (
+    CaseColumns,
+    PredictionLog,
+    Role,
+    Scorer,
+    ingest,
+    read_segment,
+)
 from selfheal_assets.stores.segments import DamagedSegment, framed, unframed
 from selfheal_assets_tests.stores.conftest import kill_after, lines_until_killed, members, process
 
@@ -99,7 +106,7 @@ def sealed(folder: Path, batches: int = 1) -> tuple[Path, list[str]]:
 def test_every_row_arrives_once_and_as_it_was_logged(warehouse, case, folder):
     log = PredictionLog(folder)
     ids = log.append(members(7), FEATURES, [0.0, 0.1, 0.4999, 0.5, 0.7, 1.0, 1e-300], SCORER, SERVED)
-    ids += log.append(members(1, 9), FEATURES, [0.25], Scorer(4, "def", 0.25, "challenger"), SERVED)
+    ids += log.append(members(1, 9), FEATURES, [0.25], Scorer(4, "def", 0.25, Role.challenger), SERVED)
     log.close()
     done = [ingest(warehouse, case, folder) for _ in range(2)]
     assert [(d.segments, d.rows_read, d.rows_added, d.torn_bytes) for d in done] == [

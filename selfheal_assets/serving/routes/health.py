@@ -31,7 +31,7 @@ def health_router(service: Service) -> APIRouter:
         """Whether cases can be answered: 200 `ok` or `degraded` (see `problem`), 503 `unavailable`."""
         answer = _health(service.scoring)
         response.status_code = 503 if answer["status"] == "unavailable" else 200
-        return answer
+        return answer | {"shadow": service.shadow.status() if service.shadow.wanted else None}
 
     @router.get("/health/live")
     async def live() -> Live:

@@ -5,10 +5,13 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 
+from selfheal_assets.core.explanation import MAX_REASONS, reason_texts
 from selfheal_assets.serving import answers
 from selfheal_assets.serving.careful import CarefulRequest, Refused, Row
+from selfheal_assets.serving.group_commit import Answered
 from selfheal_assets.serving.routes.service import UNAVAILABLE, Service
 from selfheal_assets.serving.schemas import (
     MAX_ROWS,
@@ -20,10 +23,25 @@ from selfheal_assets.serving.schemas import (
     build_schemas,
     case_columns,
 )
+from selfheal_assets.stores.prediction_log import CaseColumns
 
-_CONFLICT: dict[int | str, dict[str, Any]] = {
-    409: {"description": "A key or an id that was used for something else"}
+INT32_MAX = 2**31 - 1  # as the log keeps versions
+Explain = Annotated[
+    bool, Query(description=f"Tell, for each case, what raised its score most: at most {MAX_REASONS} reasons")
+]
+ModelVersion = Annotated[
+    int | None,
+    Query(
+        ge=1,
+        le=INT32_MAX,
+        description="Score with this registered version, not with the champion; logged with role `requested`",
+    ),
+]
+_RESPONSES: dict[int | str, dict[str, Any]] = UNAVAILABLE | {
+    404: {"description": "There is no such model_version"},
+    409: {"description": "A key or an id that was used for something else, or a model_version in quarantine"},
 }
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -43,23 +61,26 @@ OnError = Annotated[
 def prediction_router(service: Service) -> APIRouter:
     """Answers to cases, one or many."""
     schemas = build_schemas(service.settings.case)
-    router = APIRouter(tags=["predict"], responses=UNAVAILABLE | _CONFLICT)
+    router = APIRouter(tags=["predict"], responses=_RESPONSES)
 
-    @router.post("/predict", response_model=Prediction)
+    @router.post("/predict", response_model=Prediction, response_model_exclude_unset=True)
     async def predict(
         request: Request,
         case: schemas.single,  # pyright: ignore[reportInvalidTypeForm]
         key: IdempotencyKey = None,
+        explain: Explain = False,
+        model_version: ModelVersion = None,
     ) -> Any:
-        """Score one case. The answer is in the prediction log, on disk, before it is sent."""
+        """Score one case. The answer is in the prediction log, as durable as `/health` says, before it is sent."""
         asked = CarefulRequest([Row(0, case)], single=True, key=key)
-        if _is_careful(service, asked):
+        if _is_careful(service, asked, explain, model_version):
             return await _answer_carefully(service, request, asked)
-        return (await _answer(service, [case]))[0]
+        return (await _answer(service, asked, explain, model_version))[0]
 
     @router.post(
         "/predict/batch",
         response_model=PartialBatch | PredictionBatch,
+        response_model_exclude_unset=True,
         description=f"Score up to {MAX_ROWS:,} cases: all are answered, or none, unless bad ones are to be skipped.",
     )
     async def predict_batch(
@@ -67,11 +88,13 @@ def prediction_router(service: Service) -> APIRouter:
         batch: schemas.batch,  # pyright: ignore[reportInvalidTypeForm]
         key: IdempotencyKey = None,
         on_error: OnError = "reject_all",
+        explain: Explain = False,
+        model_version: ModelVersion = None,
     ) -> Any:
         asked = _batch(batch.cases, key, on_error == "skip")
-        if _is_careful(service, asked):
+        if _is_careful(service, asked, explain, model_version):
             return await _answer_carefully(service, request, asked)
-        predictions = await _answer(service, [row.case for row in asked.rows])
+        predictions = await _answer(service, asked, explain, model_version)
         return {"count": len(predictions), "predictions": predictions}
 
     return router
@@ -105,9 +128,20 @@ def _batch(cases: list[CaseRequest | InvalidCase], key: str | None, skip: bool) 
     return CarefulRequest(rows, single=False, skip=skip, refused=refused, key=key)
 
 
-def _is_careful(service: Service, asked: CarefulRequest) -> bool:
+def _is_careful(service: Service, asked: CarefulRequest, explain: bool, version: int | None) -> bool:
+    """Whether the request is one for the careful path.
+
+    Raises:
+        RequestValidationError: it is, and asks for what that path does not have.
+    """
+    wishes = [name for name, given in (("explain", explain), ("model_version", version)) if given]
+    if wishes and (asked.keys or asked.skip):
+        message = "cannot be had together with Idempotency-Key, a prediction_id of your own, or on_error=skip"
+        raise RequestValidationError(
+            [{"type": "not_together", "loc": ("query", name), "msg": message} for name in wishes]
+        )
     refuses = service.settings.case.serving.unseen_category == "refuse"
-    return bool(asked.keys) or asked.skip or refuses
+    return bool(asked.keys) or asked.skip or (refuses and not wishes)
 
 
 async def _answer_carefully(service: Service, request: Request, asked: CarefulRequest) -> Response:
@@ -120,7 +154,36 @@ async def _answer_carefully(service: Service, request: Request, asked: CarefulRe
     return Response(answer.body, media_type="application/json", headers=headers)
 
 
-async def _answer(service: Service, rows: list[CaseRequest]) -> list[dict[str, Any]]:
-    given = answers.answers(await service.group.answer(case_columns(service.settings.case, rows)))
+async def _answer(
+    service: Service, asked: CarefulRequest, explain: bool, version: int | None
+) -> list[dict[str, Any]]:
+    service.careful.require_seen(asked)
+    cases = case_columns(service.settings.case, [row.case for row in asked.rows])
+    answered = await (
+        service.group.answer(cases) if version is None else _by_version(service, cases, version)
+    )
+    given = answers.answers(answered)
+    if explain:
+        given = await _explained(service, answered, given)
     answers.count(service.counters, given)
     return given
+
+
+async def _by_version(service: Service, cases: CaseColumns, version: int) -> Answered:
+    """Answers of the version that the client named, durable; the champion's group does not wait for its loading."""
+
+    def score() -> Answered:
+        model = service.scoring.requested(version)
+        return Answered(
+            cases, service.scoring.score_columns(cases, service.settings.now(), model), 0, cases.rows
+        )
+
+    return await run_in_threadpool(score)
+
+
+async def _explained(
+    service: Service, answered: Answered, given: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    texts = reason_texts(service.settings.case.features)
+    explained = await run_in_threadpool(answers.explanations, answered, texts)
+    return [answer | {"explanation": e} for answer, e in zip(given, explained, strict=True)]

@@ -8,6 +8,7 @@ from selfheal_assets.serving.group_commit import GroupCommit
 from selfheal_assets.serving.label_intake import LabelIntake
 from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.scoring import ScoringService
+from selfheal_assets.serving.shadow import Shadow
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.api_keys import KeyRing
 
@@ -27,3 +28,4 @@ class Service:
     labels: LabelIntake
     counters: Metrics
     keys: KeyRing
+    shadow: Shadow

@@ -1,0 +1,305 @@
+"""Files of cases, read batch by batch, and files of results, written beside their place and renamed.
+
+Only formats belong here: a file may be larger than memory, a row that is no row is set aside with its reason, and
+what the values must hold to is checked by whoever reads them.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self
+
+import polars as pl
+
+from selfheal_assets.stores.durable import sync_folder
+from selfheal_assets.stores.sources import SourceError
+from selfheal_assets.use_case import UseCase
+
+STDOUT = Path("-")
+BATCH_ROWS = 20_000
+ROW = "#row"  # no feature has such a name
+FORMATS = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class BrokenRow:
+    """A row that could not be split into its columns."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Some rows of a file.
+
+    Attributes:
+        frame: :data:`ROW` (Int64: its number as the user sees it, the header of a CSV being row 1), and the
+            wanted columns under our names: all text from a CSV, typed from Parquet.
+        broken: rows among them that are none.
+        done: how much of the file's ``size`` has been read.
+    """
+
+    frame: pl.DataFrame
+    broken: list[BrokenRow]
+    done: int
+
+
+class CaseFile:
+    """A CSV or Parquet file of cases; its rows may have other columns too, which are not read.
+
+    Args:
+        path: the file.
+        case: a feature's column has its name, or the one that ``source.columns`` gives it. The id is
+            ``entity_id`` or the use case's name for it, the time ``event_time`` or likewise; either may be missing.
+
+    Raises:
+        SourceError: the file cannot be read, or lacks a feature's column.
+    """
+
+    def __init__(self, path: Path, case: UseCase) -> None:
+        self.path = path
+        if path.suffix not in FORMATS:
+            raise SourceError(f"{path}: a file of cases is a .csv or a .parquet file")
+        self._read = _CsvRows(path) if path.suffix == ".csv" else _ParquetRows(path)
+        self.columns = _chosen(path, self._read.names, case)
+
+    @property
+    def size(self) -> int:
+        """What ``RawBatch.done`` is at the end: bytes of a CSV, rows of a Parquet file."""
+        return self._read.size
+
+    def batches(self) -> Iterator[RawBatch]:
+        """The rows, from the first, at most :data:`BATCH_ROWS` at a time."""
+        return self._read.batches(self.columns)
+
+
+def _chosen(path: Path, names: Sequence[str], case: UseCase) -> dict[str, str]:
+    """Our names of the columns to the file's."""
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise SourceError(f"{path}: the header has {', '.join(map(repr, twice))} twice; keep one")
+    renames = case.source.columns
+    candidates = {f: [f, renames.get(f, f)] for f in case.feature_names}
+    candidates["entity_id"] = ["entity_id", case.entity_id, renames.get(case.entity_id, "entity_id")]
+    candidates["event_time"] = ["event_time", case.event_time, renames.get(case.event_time, "event_time")]
+    found = {ours: next((n for n in theirs if n in names), None) for ours, theirs in candidates.items()}
+    if missing := [f for f in case.feature_names if found[f] is None]:
+        raise SourceError(
+            f"{path}: missing column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; the file has "
+            f"{', '.join(names)}. Add them (empty, where a feature may be), or name the file's columns under "
+            "source.columns"
+        )
+    return {ours: theirs for ours, theirs in found.items() if theirs is not None}
+
+
+class _CsvRows:
+    """Python's reader, not Polars': it tells which row is torn, and goes on behind it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as file:
+            try:
+                self.names = [name.strip() for name in next(csv.reader(file, strict=True), [])]
+            except csv.Error as error:
+                raise SourceError(f"{path}, row 1: not CSV: {error}") from error
+        if not self.names:
+            raise SourceError(f"{path}: the file is empty; its first row is a header")
+        if not _is_text(self.names):
+            raise SourceError(f"{path}, row 1: not UTF-8 text")
+        self.size = path.stat().st_size
+
+    def _open(self) -> IO[str]:
+        try:
+            return self._path.open(newline="", encoding="utf-8-sig", errors="surrogateescape")
+        except OSError as error:
+            raise SourceError(f"{self._path}: cannot be read: {error.strerror}") from error
+
+    def batches(self, columns: Mapping[str, str]) -> Iterator[RawBatch]:
+        """See :meth:`CaseFile.batches`."""
+        places = {ours: self.names.index(theirs) for ours, theirs in columns.items()}
+        with self._open() as file:
+            reader = csv.reader(file, strict=True)
+            next(reader)
+            gathered = _Gathered()
+            for number, row in _numbered(reader):
+                gathered.add(number, row, len(self.names))
+                if gathered.count == BATCH_ROWS:
+                    yield gathered.batch(places, file.buffer.tell())  # type: ignore[attr-defined]
+                    gathered = _Gathered()
+            yield gathered.batch(places, self.size)
+
+
+def _numbered(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """Rows below the header, counted as an editor does; in place of a row that is torn, why."""
+    number = 1
+    while True:
+        number += 1
+        try:
+            yield number, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, error
+
+
+@dataclass
+class _Gathered:
+    """Rows of a CSV on their way into a frame."""
+
+    rows: list[list[str]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    broken: list[BrokenRow] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, number: int, row: list[str] | csv.Error, width: int) -> None:
+        self.count += 1
+        if isinstance(row, csv.Error):
+            self.broken.append(BrokenRow(number, f"not CSV: {row}"))
+        elif len(row) == width and _is_text(row):
+            self.rows.append(row)
+            self.numbers.append(number)
+        elif row:  # an empty line is nothing
+            reason = (
+                f"{len(row)} fields, but the header has {width}" if len(row) != width else "not UTF-8 text"
+            )
+            self.broken.append(BrokenRow(number, reason))
+
+    def batch(self, places: Mapping[str, int], done: int) -> RawBatch:
+        columns = list(zip(*self.rows, strict=True)) or [()] * (max(places.values()) + 1)
+        frame = {n: pl.Series(columns[i], dtype=pl.String) for n, i in places.items()}
+        numbers = pl.Series(self.numbers, dtype=pl.Int64)
+        return RawBatch(pl.DataFrame({ROW: numbers} | frame), self.broken, done)
+
+
+def _is_text(row: Sequence[str]) -> bool:
+    """Whether the bytes were UTF-8: those that were not have become lone surrogates."""
+    joined = "".join(row)
+    if joined.isascii():
+        return True
+    try:
+        joined.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _ParquetRows:
+    def __init__(self, path: Path) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        self._path, self._errors = path, (pyarrow.ArrowException, OSError)
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path)
+        except self._errors as error:
+            raise SourceError(f"{path}: not a readable parquet file: {error}") from error
+        self.names = list(self._file.schema_arrow.names)
+        self.size = self._file.metadata.num_rows
+
+    def batches(self, columns: Mapping[str, str]) -> Iterator[RawBatch]:
+        """See :meth:`CaseFile.batches`."""
+        done = 0
+        theirs = list(dict.fromkeys(columns.values()))
+        try:
+            for batch in self._file.iter_batches(BATCH_ROWS, columns=theirs):
+                rows = pl.DataFrame(pl.from_arrow(batch))
+                numbers = pl.Series(ROW, range(done + 1, done + rows.height + 1), dtype=pl.Int64)
+                done += rows.height
+                frame = rows.select(pl.col(theirs).alias(ours) for ours, theirs in columns.items())
+                yield RawBatch(frame.insert_column(0, numbers), [], done)
+        except self._errors as error:
+            raise SourceError(f"{self._path}: damaged behind row {done}: {error}") from error
+
+
+class ResultFile:
+    """A file of results that appears whole, or not at all; ``-`` is standard output, as CSV.
+
+    A context manager: the file takes its place at the end of the block, if that ends well.
+
+    Args:
+        path: a .csv or .parquet file; one that is there is replaced.
+        schema: of the frames to be written.
+
+    Raises:
+        SourceError: the suffix is another.
+    """
+
+    def __init__(self, path: Path, schema: Mapping[str, Any]) -> None:
+        if path != STDOUT and path.suffix not in FORMATS:
+            raise SourceError(
+                f"{path}: results are written as .csv or .parquet, or as CSV to - (standard output)"
+            )
+        self.path, self._schema = path, pl.Schema(schema)
+
+    def __enter__(self) -> Self:
+        self._hidden = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self._file: Any = sys.stdout.buffer if self.path == STDOUT else self._hidden.open("wb")
+        self._parquet: Any = None
+        if self.path.suffix == ".parquet":
+            import pyarrow.parquet
+
+            self._parquet = pyarrow.parquet.ParquetWriter(
+                self._file, self._schema.to_frame().to_arrow().schema
+            )
+        else:
+            self._schema.to_frame().write_csv(self._file)
+        return self
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Append rows."""
+        if self._parquet:
+            self._parquet.write_table(frame.to_arrow())
+        else:
+            frame.write_csv(self._file, include_header=False)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self.path == STDOUT:
+            self._file.flush()
+            return
+        try:
+            if self._parquet:
+                self._parquet.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if kind is None:
+                os.replace(self._hidden, self.path)
+                sync_folder(self.path.parent)
+        finally:
+            self._hidden.unlink(missing_ok=True)
+
+
+class DeadLetters:
+    """Rejected rows of a file, one JSON object a line: ``row``, ``reasons``, ``values`` as they were given.
+
+    A context manager: the file takes its place at the end; where nothing was rejected, there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        self._hidden = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        self._file = self._hidden.open("w", encoding="utf-8")
+        return self
+
+    def add(self, row: int, reasons: Sequence[str], values: Mapping[str, Any]) -> None:
+        """Set one row aside."""
+        told = {"row": row, "reasons": list(reasons), "values": dict(values)}
+        self._file.write(json.dumps(told, default=str) + "\n")
+        self.count += 1
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._file.close()
+        if self.count:
+            os.replace(self._hidden, self.path)
+        else:
+            self._hidden.unlink()
+            with suppress(FileNotFoundError):
+                self.path.unlink()  # an earlier run's

@@ -8,7 +8,7 @@ import os
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     as_of: datetime | None = None
     full: bool = False
     lock_timeout_s: float = 120.0
+    idempotency_hours: Annotated[float, Field(gt=0, le=24 * 3660)] = 24.0
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
     monitoring_interval: ChunkPeriod | None = Field(default=None, validation_alias="MONITORING_INTERVAL")
     monitoring_lookback: int | None = Field(default=None, validation_alias="MONITORING_LOOKBACK")

@@ -30,9 +30,11 @@ def _unseen(name: str, value: str) -> str:
     return f"{name}: category '{value}' was not seen in training and is treated as missing"
 
 
-def count(counters: Counters, given: list[dict[str, Any]]) -> None:
-    """Count one request's answers."""
-    counters.add("requests")
+def count(counters: Counters, given: list[dict[str, Any]], requests: int = 1) -> None:
+    """Count the answers to one request, or to several."""
+    counters.add("requests", requests)
     counters.add("predictions", len(given))
     counters.add("positive_predictions", sum(a["prediction"] for a in given))
     counters.add("predictions_with_warnings", sum(1 for a in given if a["warnings"]))
+    if unseen := sum(len(a["warnings"]) for a in given):  # there is no other warning
+        counters.add("unseen_categories_as_missing", unseen)

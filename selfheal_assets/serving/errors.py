@@ -12,6 +12,7 @@ from selfheal_assets.serving.snapshots import Counters
 SHOWN_ERRORS = 100
 _SHOWN_CHARACTERS = 200
 _LARGEST_SHOWN = 1e300  # also keeps NaN and infinity out, which JSON cannot hold
+_LARGEST_INTEGER = 2**63  # many readers of JSON stop there
 
 
 def add_error_answers(app: FastAPI, counters: Counters) -> None:
@@ -21,7 +22,7 @@ def add_error_answers(app: FastAPI, counters: Counters) -> None:
     def refused(request: Request, error: RequestValidationError) -> JSONResponse:
         counters.add("refused_requests")
         problems = error.errors()
-        return JSONResponse({"detail": [_told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=422)
+        return JSONResponse({"detail": [told(p) for p in problems[:SHOWN_ERRORS]]}, status_code=422)
 
     @app.exception_handler(NoChampion)
     @app.exception_handler(LogNotDurable)
@@ -30,7 +31,7 @@ def add_error_answers(app: FastAPI, counters: Counters) -> None:
         return JSONResponse({"detail": str(error)}, status_code=503, headers={"Retry-After": "1"})
 
 
-def _told(problem: dict[str, Any]) -> dict[str, Any]:
+def told(problem: dict[str, Any]) -> dict[str, Any]:
     """A validation error in FastAPI's shape; the input only where it is a value that JSON can hold."""
     location = [_printable(part) if isinstance(part, str) else part for part in problem["loc"]]
     message = problem["msg"].removeprefix("Value error, ")
@@ -40,7 +41,9 @@ def _told(problem: dict[str, Any]) -> dict[str, Any]:
     given = problem.get("input")
     if isinstance(given, str):
         told["input"] = _printable(given)
-    elif isinstance(given, int | float) and abs(given) < _LARGEST_SHOWN:
+    elif isinstance(given, int | float) and abs(given) < (
+        _LARGEST_INTEGER if isinstance(given, int) else _LARGEST_SHOWN
+    ):
         told["input"] = given
     return told
 

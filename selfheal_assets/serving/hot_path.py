@@ -4,17 +4,19 @@ What is not plainly valid (``compiled``), or asks for more, goes on to FastAPI's
 """
 
 import orjson
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selfheal_assets.serving import answers
 from selfheal_assets.serving.compiled import CaseDecoder, duplicate_key
 from selfheal_assets.serving.group_commit import GroupCommit
-from selfheal_assets.serving.scoring import LogNotDurable, NoChampion
+from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, ScoringService
 from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 
 MAX_BODY_BYTES = 8_000_000
+_SMALL_BODY_BYTES = 20_000  # parsed at once; a larger one would hold up others
 _JSON = (b"content-type", b"application/json")
 
 
@@ -26,31 +28,41 @@ class HotPath:
         case: whose requests are decoded.
         group: scores and logs.
         counters: of this process.
+        scoring: knows which categories the champion has seen.
     """
 
-    def __init__(self, app: ASGIApp, case: UseCase, group: GroupCommit, counters: Counters) -> None:
-        self._app, self._group, self._counters = app, group, counters
+    def __init__(
+        self, app: ASGIApp, case: UseCase, group: GroupCommit, counters: Counters, scoring: ScoringService
+    ) -> None:
+        self._app, self._group, self._counters, self._scoring = app, group, counters, scoring
+        self._refuses_unseen = case.serving.unseen_category == "refuse"
         decoder = CaseDecoder(case)
-        self._decoders = {"/predict": decoder.single, "/predict/batch": decoder.batch}
+        self._decoders = {"/predict": decoder.single, "/predict/batch": decoder.batch, "/labels": _nothing}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         decode = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
-        if decode is None or scope["method"] != "POST" or scope["query_string"] or not _is_json(scope):
+        if decode is None or scope["method"] != "POST" or not _is_json(scope):
             await self._app(scope, receive, send)
             return
         body = await _body(receive)
         if body is None:
             await _send(send, 413, _detail("too_large", [], f"a body has at most {MAX_BODY_BYTES:,} bytes"))
             return
-        cases = decode(body)
-        if cases is not None:
+        cases = None if scope["query_string"] or _has_key(scope) else decode(body)
+        if cases is not None and not (self._refuses_unseen and self._has_unseen(cases)):
             await self._answer(cases, scope["path"] == "/predict", send)
-        elif (path := duplicate_key(body)) is not None:
+        elif (path := await _duplicate_key(body)) is not None:
             self._counters.add("refused_requests")
             await _send(send, 422, _detail("duplicate_key", path, "this field is given twice: leave one out"))
         else:
             await self._app(scope, _replayed(body, receive), send)
+
+    def _has_unseen(self, cases: CaseColumns) -> bool:
+        try:
+            return any(self._scoring.unseen(cases))
+        except NoChampion:
+            return False  # which is said when it is to be scored
 
     async def _answer(self, cases: CaseColumns, single: bool, send: Send) -> None:
         try:
@@ -70,6 +82,20 @@ def _is_json(scope: Scope) -> bool:
         name == b"content-type" and value.partition(b";")[0].strip().lower() == b"application/json"
         for name, value in scope["headers"]
     )
+
+
+def _has_key(scope: Scope) -> bool:
+    return any(name == b"idempotency-key" for name, _ in scope["headers"])
+
+
+def _nothing(body: bytes) -> None:
+    """The decoder of what is not answered here, only looked at for keys that are given twice."""
+
+
+async def _duplicate_key(body: bytes) -> list[str | int] | None:
+    if len(body) < _SMALL_BODY_BYTES:
+        return duplicate_key(body)
+    return await run_in_threadpool(duplicate_key, body)
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -3,6 +3,7 @@
 Only shapes and their validation belong here: what is let through can be scored, logged and ingested.
 """
 
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from typing import Annotated, Any, Literal, Self
 
 import polars as pl
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     create_model,
     model_validator,
 )
@@ -43,7 +48,20 @@ def as_moment(value: Any) -> Any:
         raise ValueError("must be a date or time in ISO 8601, for example 2005-03-01T12:00:00Z") from error
 
 
-Text = Annotated[str, Field(strict=True, min_length=1, max_length=TEXT_LENGTH)]
+# Databases and files end a text at a NUL: what is logged would not be what was scored.
+WITHOUT_NUL = r"^[^\x00]*$"
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=TEXT_LENGTH, pattern=WITHOUT_NUL)]
+# The form of the ids that the log makes: a client's must not meet one of them.
+_MADE_ID = re.compile(r"[0-9a-f]{32}-[0-9]+")
+
+
+def _not_made(value: str) -> str:
+    if _MADE_ID.fullmatch(value):
+        raise ValueError("has the form of the ids that this service makes: choose another")
+    return value
+
+
+OwnId = Annotated[Text, AfterValidator(_not_made)]
 Moment = Annotated[datetime, BeforeValidator(as_moment)]
 
 
@@ -59,6 +77,10 @@ class CaseRequest(Request):
     entity_id: Text | None = Field(None, description="Your id of the case. Default: a new one")
     event_time: Moment | None = Field(
         None, description="When the case happened, ISO 8601 (UTC without an offset). Default: now"
+    )
+    prediction_id: OwnId | None = Field(
+        None,
+        description="Your id of the answer: sent again, it gives the first answer again. Default: a new one",
     )
 
 
@@ -86,6 +108,25 @@ class PredictionBatch(Answer):
 
     count: int
     predictions: list[Prediction]
+
+
+class RejectedCase(Answer):
+    """A case of a batch that was not answered: its index in the request, and the first of its problems."""
+
+    index: int
+    problems: int = Field(description="How many there are; the dead letters hold all")
+    type: str
+    loc: list[str | int] = Field(description="Path of the field")
+    msg: str
+    input: Any = Field(None, description="What was given, where it is short and plain")
+
+
+class PartialBatch(PredictionBatch):
+    """Answers to the valid cases of a batch, in their order, and what was wrong with the others."""
+
+    indices: list[int] = Field(description="Index in the request of each prediction")
+    rejected_count: int
+    rejected: list[RejectedCase]
 
 
 class LabelsAccepted(Answer):
@@ -135,12 +176,32 @@ class CaseSchemas:
     batch: type[BaseModel]
 
 
+@dataclass(frozen=True)
+class InvalidCase:
+    """A case of a batch that is none: what was sent, and pydantic's errors."""
+
+    given: Any
+    errors: list[Any]
+
+
+def _kept_invalid(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Whether one bad case refuses the batch is the request's word, so that all are looked at first."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        return InvalidCase(value, list(error.errors(include_url=False)))
+
+
 def build_schemas(case: UseCase) -> CaseSchemas:
-    """The request models that a use case declares: one case, and a batch of at most :data:`MAX_ROWS`."""
+    """The request models that a use case declares: one case, and a batch of at most :data:`MAX_ROWS`.
+
+    ``cases`` of a batch holds instances of the former, and :class:`InvalidCase`.
+    """
     fields: dict[str, Any] = {f.name: _field(f) for f in case.features}
     single = create_model("Case", __base__=CaseRequest, __doc__=f"One case of: {case.title}", **fields)
-    rows = Annotated[list[single], Field(min_length=1, max_length=MAX_ROWS)]
-    doc = f"Up to {MAX_ROWS:,} cases; all are answered or none."
+    row = Annotated[single, WrapValidator(_kept_invalid)]
+    rows = Annotated[list[row], Field(min_length=1, max_length=MAX_ROWS)]
+    doc = f"Up to {MAX_ROWS:,} cases."
     fields_of_batch: dict[str, Any] = {"cases": (rows, ...)}
     return CaseSchemas(single, create_model("CaseBatch", __base__=Request, __doc__=doc, **fields_of_batch))
 
@@ -180,10 +241,12 @@ def _example(feature: Feature) -> Any:
 
 def case_columns(case: UseCase, rows: Sequence[CaseRequest]) -> CaseColumns:
     """Validated requests, instances of the use case's ``single`` model, as columns; a case without id gets one."""
+    own = [row.prediction_id for row in rows]
     return CaseColumns(
         [row.entity_id or uuid.uuid4().hex for row in rows],
         [row.event_time.isoformat() if row.event_time else None for row in rows],
         {name: [getattr(row, name) for row in rows] for name in case.feature_names},
+        own if any(own) else None,
     )
 
 

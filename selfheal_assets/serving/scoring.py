@@ -6,6 +6,7 @@ belongs here. Which version is champion is the registry's word; this module only
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +17,13 @@ import polars as pl
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.encoding import ColumnEncoder, polars_type
 from selfheal_assets.stores.model_registry import ModelRegistry
-from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Scorer, case_columns
+from selfheal_assets.stores.prediction_log import (
+    CaseColumns,
+    PredictionLog,
+    Scorer,
+    case_columns,
+    group_line,
+)
 from selfheal_assets.use_case import UseCase
 
 logger = logging.getLogger(__name__)
@@ -69,6 +76,10 @@ class Scored:
     def threshold(self) -> float:
         """Probability from which a case is predicted positive."""
         return self.champion.bundle.threshold
+
+
+# Makes a group durable: what was scored, and its line of the log.
+Write = Callable[[Scored, bytes], None]
 
 
 class ScoringService:
@@ -178,25 +189,41 @@ class ScoringService:
             case_columns(cases, self._case.feature_names), probability, champion, predicted_at
         )
 
-    def score_columns(self, cases: CaseColumns, predicted_at: datetime) -> Scored:
-        """Like :meth:`score`, for cases that are columns of plain values already: no frame is made of them."""
+    def score_columns(self, cases: CaseColumns, predicted_at: datetime, write: Write | None = None) -> Scored:
+        """Like :meth:`score`, for cases that are columns of plain values already: no frame is made of them.
+
+        ``write`` makes the answers durable in the log's place; an OSError of it is a ``LogNotDurable``.
+        """
         champion = self.champion
         probability = champion.bundle.score_matrix(champion.encoder(cases.features))
-        return self._answered(cases, probability, champion, predicted_at)
+        return self._answered(cases, probability, champion, predicted_at, write)
+
+    def unseen(self, cases: CaseColumns) -> list[list[str]]:
+        """For each case, the names of the features whose category the champion has never seen."""
+        encoder = self.champion.encoder
+        return [encoder.unseen(cases.features, row) for row in range(cases.rows)]
 
     def _answered(
-        self, cases: CaseColumns, probability: np.ndarray, champion: Champion, predicted_at: datetime
+        self,
+        cases: CaseColumns,
+        probability: np.ndarray,
+        champion: Champion,
+        predicted_at: datetime,
+        write: Write | None = None,
     ) -> Scored:
         bundle = champion.bundle
         prediction = (probability >= bundle.threshold).astype(np.int8)
         scorer = Scorer(champion.version, bundle.fingerprint, bundle.threshold)
+        ids, line = group_line(cases, probability, scorer, predicted_at)
+        scored = Scored(ids, probability, prediction, champion)
         try:
-            ids = (
-                self._log.append_columns(cases, probability, scorer, predicted_at) if cases.entity_id else []
-            )
+            if write is not None:
+                write(scored, line)
+            elif ids:
+                self._log.append_line(line)
         except OSError as error:
             raise LogNotDurable(
                 f"the prediction log in {self._log.folder} cannot be written ({error.strerror or error}): "
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
-        return Scored(ids, probability, prediction, champion)
+        return scored

@@ -1,8 +1,9 @@
 """The prediction log: what the service answered, appended by it and ingested by Dagster.
 
 One line of JSON for each group of answers, durable before any of them leaves (``segments`` says how). Ingestion
-is idempotent: rows are keyed by ``prediction_id``, a finished segment is remembered and then removed. A torn last
-line (the writer died) is reported and skipped; the rows before it are kept.
+is idempotent: rows are keyed by ``prediction_id`` (of two rows with one id the first is kept), a finished segment
+is remembered and then removed. A torn last line (the writer died) is reported and skipped; the rows before it are
+kept.
 """
 
 import uuid
@@ -19,13 +20,14 @@ import polars as pl
 
 from selfheal_assets.core.encoding import polars_type
 from selfheal_assets.stores.segments import (
-    DamagedSegment,
+    OPEN,
+    READY,
     Durability,
     SegmentWriter,
     adopt_abandoned,
+    damaged,
     read_lines,
     segments,
-    unframed,
 )
 from selfheal_assets.stores.tables import feature_list
 from selfheal_assets.stores.warehouse import Warehouse, one
@@ -58,12 +60,13 @@ class CaseColumns:
     """Cases column by column, in the shape of the log: lists of equal length.
 
     ``event_time`` is ISO 8601, naive UTC, or ``None`` for the time of the answer; ``features`` holds float, int,
-    str or ``None`` under each name.
+    str or ``None`` under each name. ``prediction_id`` holds the clients' own ids, if there are any.
     """
 
     entity_id: list[str]
     event_time: list[str | None]
     features: Mapping[str, list[Any]]
+    prediction_id: Sequence[str | None] | None = None
 
     @property
     def rows(self) -> int:
@@ -128,43 +131,65 @@ class PredictionLog:
             ValueError: a probability is not finite; nothing was written.
             OSError: the log cannot be written; nothing was.
         """
-        if not np.isfinite(probability).all():
-            raise ValueError(
-                f"version {scorer.model_version} gave a score that is no number: nothing is logged"
-            )
-        batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
-        group = {
-            "schema": SCHEMA_VERSION,
-            "batch": batch,
-            "predicted_at": moment,
-            "model_version": scorer.model_version,
-            "model_fingerprint": scorer.model_fingerprint,
-            "role": scorer.role,
-            "threshold": scorer.threshold,
-            "entity_id": cases.entity_id,
-            "event_time": [t or moment for t in cases.event_time],
-            "probability": probability,
-            "features": cases.features,
-        }
-        self._segments.append(orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY))
-        return [f"{batch}-{i}" for i in range(len(cases.entity_id))]
+        ids, line = group_line(cases, probability, scorer, predicted_at)
+        self.append_line(line)
+        return ids
+
+    def append_line(self, line: bytes) -> None:
+        """Write what :func:`group_line` made; it is durable when this returns.
+
+        Raises:
+            OSError: the log cannot be written; nothing was.
+        """
+        self._segments.append(line)
+
+
+def group_line(
+    cases: CaseColumns, probability: np.ndarray, scorer: Scorer, predicted_at: datetime
+) -> tuple[list[str], bytes]:
+    """Prediction ids of a group, and its line of the log; arguments as of :meth:`PredictionLog.append_columns`.
+
+    Raises:
+        ValueError: a probability is not finite.
+    """
+    if not np.isfinite(probability).all():
+        raise ValueError(f"version {scorer.model_version} gave a score that is no number: nothing is logged")
+    batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
+    group = {
+        "schema": SCHEMA_VERSION,
+        "batch": batch,
+        "predicted_at": moment,
+        "model_version": scorer.model_version,
+        "model_fingerprint": scorer.model_fingerprint,
+        "role": scorer.role,
+        "threshold": scorer.threshold,
+        "entity_id": cases.entity_id,
+        "event_time": [t or moment for t in cases.event_time],
+        "probability": probability,
+        "features": cases.features,
+    }
+    ids = [f"{batch}-{i}" for i in range(cases.rows)]
+    if cases.prediction_id is not None:
+        ids = [own or made for own, made in zip(cases.prediction_id, ids, strict=True)]
+        group["prediction_id"] = ids  # else the reader makes them, as above
+    return ids, orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
     """Rows of a segment in the shape of the ``prediction_log`` table, and the size of its torn tail in bytes.
 
     Raises:
-        DamagedSegment: a line before the tail is not as it was written.
+        DamagedSegment: it is not as its writer left it.
+        FileNotFoundError: its writer has moved it in the meantime.
     """
-    lines, torn = read_lines(path.read_bytes())
+    lines, torn = read_lines(path)
     rows = _Rows(case)
-    for number, line in lines:
+    for number, line in enumerate(lines, 1):
         try:
-            rows.add(orjson.loads(unframed(line)))
+            rows.add(orjson.loads(line))
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedSegment(
-                f"{path}, line {number}: not a line of the prediction log ({type(error).__name__}: {error}); nothing "
-                "was ingested. Mend the line or move the file out of the folder, then ingest again"
+            raise damaged(
+                path, number, f"no line of the prediction log: {type(error).__name__}: {error}"
             ) from error
     return rows.frame(path.name), torn
 
@@ -184,7 +209,8 @@ class _Rows:
         if group["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
         size, given = len(group["entity_id"]), group["features"]
-        self._cases["prediction_id"] += [f"{group['batch']}-{i}" for i in range(size)]
+        ids = group.get("prediction_id") or [f"{group['batch']}-{i}" for i in range(size)]
+        self._cases["prediction_id"] += ids
         for name in _CASE_COLUMNS:
             self._cases[name] += group[name]
         for name, values in self._features.items():
@@ -223,7 +249,7 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     that a live service still writes are read up to their last complete line and read again next time.
     """
     adopt_abandoned(folder)
-    finished, live = segments(folder, "ready"), segments(folder, "open")
+    finished, live = segments(folder, READY), segments(folder, OPEN)
     read = added = torn_total = 0
     with warehouse.write() as connection:
         done = {row[0] for row in connection.execute("select segment_file from ingested_segments").fetchall()}
@@ -247,7 +273,8 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
 def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, frame: pl.DataFrame) -> int:
     if frame.is_empty():
         return 0
-    connection.register("incoming", frame.to_arrow())
+    first = frame.unique("prediction_id", keep="first", maintain_order=True)
+    connection.register("incoming", first.to_arrow())
     columns = (
         "prediction_id, entity_id, predicted_at, event_time, model_version, model_fingerprint, role, "
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"

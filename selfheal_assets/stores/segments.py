@@ -1,8 +1,14 @@
 """Segment files: lines appended durably by one writer, read by another process once they are done with.
 
-Each line carries a checksum of its contents, so that a torn tail and a flipped bit are told apart from what was
-written. A writer owns one segment in ``open/``, held by a file lock, and moves it to ``ready/`` when it is full,
-old or closed; a segment in ``open/`` that nobody holds is a dead writer's. What a line means belongs to its user.
+A writer owns one segment in ``open/``, held by a file lock, and moves it to ``ready/`` when it is full, old or
+closed; a segment in ``open/`` that nobody holds is a dead writer's. What a line means belongs to its user.
+
+What is detected. Each line carries a CRC-32, so any flip of up to 32 neighbouring bits in it is found, and of any
+other damage all but one in 2^32. A segment in ``ready/`` ends with a seal that counts its lines, so any cut, a lost
+or doubled line, and bytes after the end are found too. A segment in ``open/`` has no seal yet: a line without its
+end is its *torn tail*, reported and skipped (a writer that died, or a file cut short, cannot be told apart), and a
+file cut exactly between two lines looks whole. Under ``Durability.fsync`` the death of a writer or a power cut can
+take only lines whose ``append`` had not returned.
 """
 
 import fcntl
@@ -11,7 +17,6 @@ import threading
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -21,6 +26,11 @@ from selfheal_assets.stores.durable import sync_folder
 
 _VISIBLE = "[!.]*.jsonl"  # pathlib's '*' matches hidden files too
 _CHECKSUM_DIGITS = 8
+_LINE, _SEAL = b" ", b"="  # the kinds of lines
+OPEN, READY = "open", "ready"
+_NO_SEAL = (
+    "the seal at its end is missing, so lines may be lost; to take what is left, move the file into open/"
+)
 
 
 class Durability(StrEnum):
@@ -36,24 +46,27 @@ class Durability(StrEnum):
 
 
 class DamagedSegment(ValueError):
-    """A segment holds a complete line that no writer of ours has written."""
+    """A segment is not as its writer left it."""
 
 
-def framed(content: bytes) -> bytes:
+def framed(content: bytes, kind: bytes = _LINE) -> bytes:
     """A line that carries ``content``, which holds no line break, behind its CRC-32."""
-    return b"%08x %b\n" % (zlib.crc32(content), content)
+    told = kind + content
+    return b"%08x%b\n" % (zlib.crc32(told), told)
 
 
-def unframed(line: bytes) -> bytes:
-    """Contents of a line without its line break.
+def unframed(line: bytes, kind: bytes = _LINE) -> bytes:
+    """Contents of a line of this kind, given without its line break.
 
     Raises:
-        ValueError: the contents are not those that were written.
+        ValueError: it is not a line of this kind, or not as it was written.
     """
-    checksum, content = line[:_CHECKSUM_DIGITS], line[_CHECKSUM_DIGITS + 1 :]
-    if checksum != b"%08x" % zlib.crc32(content) or line[_CHECKSUM_DIGITS : _CHECKSUM_DIGITS + 1] != b" ":
+    checksum, told = line[:_CHECKSUM_DIGITS], line[_CHECKSUM_DIGITS:]
+    if checksum != b"%08x" % zlib.crc32(told):
         raise ValueError("its checksum does not match")
-    return content
+    if told[:1] != kind:
+        raise ValueError(f"it is of another kind than {kind!r}")
+    return told[1:]
 
 
 class SegmentWriter:
@@ -76,6 +89,7 @@ class SegmentWriter:
         self._mutex = threading.Lock()
         self._file: Any = None
         self._path = folder
+        self._lines = 0
         self._opened_at = 0.0
 
     def append(self, content: bytes) -> None:
@@ -88,6 +102,7 @@ class SegmentWriter:
             if self._file is None:
                 self._file = self._open()
             self._write(framed(content))
+            self._lines += 1
             if self._file.tell() >= self._max_bytes or self._is_old():
                 self._seal()
 
@@ -116,12 +131,15 @@ class SegmentWriter:
             if self.durability is Durability.fsync:
                 os.fdatasync(self._file.fileno())
         except OSError:
-            os.ftruncate(self._file.fileno(), before)
-            self._file.seek(before)
+            try:
+                os.ftruncate(self._file.fileno(), before)
+                self._file.seek(before)
+            except OSError:  # then the next line goes into another segment
+                self._abandon()
             raise
 
     def _open(self) -> Any:
-        opened = self.folder / "open"
+        opened = self.folder / OPEN
         opened.mkdir(parents=True, exist_ok=True)
         name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
         hidden = opened / f".{name}"
@@ -131,28 +149,77 @@ class SegmentWriter:
         self._path = opened / name
         os.rename(hidden, self._path)
         sync_folder(opened)
-        self._opened_at = time.monotonic()
+        self._lines, self._opened_at = 0, time.monotonic()
         return segment
 
     def _seal(self) -> None:
-        self._file.flush()
-        ready = self.folder / "ready"
-        ready.mkdir(exist_ok=True)
-        os.rename(self._path, ready / self._path.name)
-        sync_folder(ready)
-        self._file.close()
-        self._file = None
+        """Hand the segment over. Where that fails it stays in ``open/``, abandoned: its lines are safe there."""
+        try:
+            self._file.flush()
+            with suppress(OSError):
+                self._write(_seal(self._lines, 0))
+                _move_to_ready(self._path)
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _seal(lines: int, torn_bytes: int) -> bytes:
+    return framed(b"%d %d" % (lines, torn_bytes), _SEAL)
+
+
+def _move_to_ready(path: Path) -> None:
+    ready = path.parent.parent / READY
+    ready.mkdir(exist_ok=True)
+    os.rename(path, ready / path.name)
+    sync_folder(ready)
 
 
 def adopt_abandoned(folder: Path) -> None:
-    """Move segments whose writer died (nobody holds their lock) to ``ready/``."""
-    ready = folder / "ready"
-    for path in sorted((folder / "open").glob(_VISIBLE)):
+    """Seal the segments whose writer died (nobody holds their lock) and move them to ``ready/``.
+
+    On a full disk they stay where they are, and can be read there.
+    """
+    for path in segments(folder, OPEN):
         # Held: its writer lives. Gone: its writer has just moved it to ready/ itself.
         with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as segment:
             fcntl.flock(segment, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ready.mkdir(exist_ok=True)
-            os.rename(path, ready / path.name)
+            if os.fstat(segment.fileno()).st_nlink:  # else another process has just adopted it
+                with suppress(OSError):
+                    _adopt(path, segment.read())
+
+
+def _adopt(path: Path, content: bytes) -> None:
+    """Nothing is written to the segment itself: a kill half-way leaves it as it was."""
+    whole, end, tail = content.rpartition(b"\n")
+    lines = whole.split(b"\n") if end else []
+    if lines and not tail and _is_seal(lines[-1]):
+        _move_to_ready(path)
+        return
+    hidden = path.parent.parent / READY / f".{path.name}"
+    hidden.parent.mkdir(exist_ok=True)
+    try:
+        with hidden.open("wb") as copy:
+            copy.write(whole + end + _seal(len(lines), len(tail)))
+            copy.flush()
+            os.fsync(copy.fileno())
+        os.rename(hidden, hidden.with_name(path.name))
+    except OSError:
+        hidden.unlink(missing_ok=True)
+        raise
+    sync_folder(hidden.parent)
+    path.unlink()
+
+
+def _is_seal(line: bytes) -> bool:
+    try:
+        return bool(unframed(line, _SEAL))
+    except ValueError:
+        return False
 
 
 def segments(folder: Path, place: str) -> list[Path]:
@@ -160,8 +227,35 @@ def segments(folder: Path, place: str) -> list[Path]:
     return sorted((folder / place).glob(_VISIBLE))
 
 
-def read_lines(content: bytes) -> tuple[Iterator[tuple[int, bytes]], int]:
-    """Numbered complete lines of a segment, and the size of its torn tail in bytes."""
-    whole, _, tail = content.rpartition(b"\n")
-    numbered = ((n, line) for n, line in enumerate(whole.split(b"\n"), 1) if line)
-    return numbered, len(tail)
+def read_lines(path: Path) -> tuple[list[bytes], int]:
+    """Contents of a segment's lines, in their order, and the size of its torn tail in bytes.
+
+    Raises:
+        DamagedSegment: it is not as its writer left it; the message names the line.
+        FileNotFoundError: its writer has moved it in the meantime.
+    """
+    whole, end, tail = path.read_bytes().rpartition(b"\n")
+    lines = whole.split(b"\n") if end else []
+    sealed = bool(lines) and _is_seal(lines[-1])
+    contents = []
+    for number, line in enumerate(lines[:-1] if sealed else lines, 1):
+        try:
+            contents.append(unframed(line))
+        except ValueError as error:
+            raise damaged(path, number, str(error)) from error
+    if not sealed:
+        if path.parent.name == READY:
+            raise damaged(path, len(lines) + 1, _NO_SEAL)
+        return contents, len(tail)
+    count, torn = map(int, unframed(lines[-1], _SEAL).split())
+    if tail or count != len(contents):
+        raise damaged(path, len(lines), f"its seal counts {count} lines before it, and nothing after")
+    return contents, torn
+
+
+def damaged(path: Path, line: int, what: str) -> DamagedSegment:
+    """The error for a segment that its user cannot take, with the mend."""
+    return DamagedSegment(
+        f"{path}, line {line}: not as it was written ({what}); nothing was ingested. Restore the file, or move the "
+        "file out of the folder, then ingest again"
+    )

@@ -5,12 +5,13 @@ import threading
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import orjson
 import polars as pl
 import pytest
 
-from selfheal_assets.stores.prediction_log import DamagedSegment, PredictionLog, Scorer, ingest, read_segment
-from selfheal_assets.stores.segments import framed, unframed
+from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Scorer, ingest, read_segment
+from selfheal_assets.stores.segments import DamagedSegment, framed, unframed
 from selfheal_assets_tests.stores.conftest import kill_after, lines_until_killed, members, process
 
 pytestmark = pytest.mark.integration
@@ -173,9 +174,18 @@ def test_threads_share_one_log(warehouse, case, folder):
 # --- Torn and damaged -------------------------------------------------------------------------
 
 
+def left_by_a_dead_writer(segment: Path) -> bytes:
+    """Move a sealed segment back to open/, without its seal; returns its contents."""
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.unlink()
+    (segment.parent.parent / "open" / segment.name).write_bytes(b"".join(lines[:-1]))
+    return b"".join(lines[:-1])
+
+
 def test_wherever_the_last_line_is_torn_the_rows_before_it_are_read(case, folder):
     segment, _ = sealed(folder, batches=3)
-    whole = segment.read_bytes()
+    whole = left_by_a_dead_writer(segment)
+    segment = folder / "open" / segment.name
     last = whole.splitlines(keepends=True)[-1]
     for kept in range(len(last)):
         segment.write_bytes(whole[: len(whole) - len(last) + kept])
@@ -186,15 +196,27 @@ def test_wherever_the_last_line_is_torn_the_rows_before_it_are_read(case, folder
 @pytest.mark.parametrize("batches", [1, 3])
 def test_a_torn_tail_is_reported_once_and_the_rows_before_it_kept(warehouse, case, folder, batches):
     segment, ids = sealed(folder, batches)
-    whole = segment.read_bytes()
-    segment.write_bytes(whole[:-20])
+    whole = left_by_a_dead_writer(segment)
+    (folder / "open" / segment.name).write_bytes(whole[:-20])
     torn = len(whole.splitlines(keepends=True)[-1]) - 20
     done = [ingest(warehouse, case, folder) for _ in range(2)]
     assert [(d.rows_added, d.torn_bytes) for d in done] == [(2 * batches - 2, torn), (0, 0)]
     assert sorted(logged(warehouse)) == sorted(ids[:-2])
     noted = warehouse.query("select * from ingested_segments").rows()
     assert noted == [(segment.name, 2 * batches - 2, torn)]
-    assert not segment.exists()
+    assert not list(folder.rglob("*.jsonl"))
+
+
+def test_a_sealed_segment_that_was_cut_short_stops_the_ingestion_until_it_is_decided(warehouse, case, folder):
+    segment, ids = sealed(folder, batches=3)
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:2]))
+    with pytest.raises(DamagedSegment, match=r"line 3.*the seal at its end is missing.*into open/"):
+        ingest(warehouse, case, folder)
+    assert logged(warehouse) == [] and segment.exists()
+    segment.rename(folder / "open" / segment.name)
+    assert ingest(warehouse, case, folder).rows_added == 4
+    assert sorted(logged(warehouse)) == sorted(ids[:4])
 
 
 @pytest.mark.parametrize(
@@ -361,3 +383,69 @@ def test_a_kill_at_any_moment_of_the_ingestion_loses_and_doubles_nothing(setting
     assert sorted(logged(warehouse)) == sorted(ids)
     assert segments(folder, "ready") == []
     assert warehouse.query("select count(*), sum(rows_added) from ingested_segments").rows() == [(60, 120)]
+
+
+# Killed by its own hand at one place of the ingestion: what came before has happened, what comes after has not.
+KILLED_AT = (
+    INGESTER.replace(
+        'print("ready", flush=True)',
+        """
+import os, signal
+from selfheal_assets.stores import prediction_log
+def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[5] == "between insert and manifest":
+    insert = prediction_log._insert_new
+    prediction_log._insert_new = lambda *args: (insert(*args), die())
+elif sys.argv[5] == "between commit and removal":
+    Path.unlink = die
+else:
+    os.rename = die
+""",
+    )
+    + 'print("alive")'
+)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["between insert and manifest", "between commit and removal", "while a dead writer's is adopted"],
+)
+def test_a_kill_at_a_chosen_moment_loses_and_doubles_nothing(settings, warehouse, case, folder, moment):
+    segment, ids = sealed(folder, batches=3)
+    if "adopted" in moment:
+        left_by_a_dead_writer(segment)
+    where = (settings.use_case, warehouse.path, warehouse.published, folder)
+    with process(KILLED_AT, *where, moment) as ingester:
+        assert ingester.stdout.read() == ""
+        assert ingester.wait() == -9
+    committed = moment == "between commit and removal"
+    assert len(logged(warehouse)) == (6 if committed else 0)
+    assert ingest(warehouse, case, folder).rows_added == (0 if committed else 6)
+    assert ingest(warehouse, case, folder).segments == 0
+    assert sorted(logged(warehouse)) == sorted(ids)
+    assert not list(folder.rglob("*.jsonl"))
+
+
+# --- Ids of clients ---------------------------------------------------------------------------
+
+
+def own_ids(log: PredictionLog, ids: list[str | None], fee: float) -> list[str]:
+    cases = CaseColumns(["m"] * len(ids), [None] * len(ids), {"fee": [fee] * len(ids)}, ids)
+    return log.append_columns(cases, np.full(len(ids), 0.5), SCORER, SERVED)
+
+
+def test_of_two_rows_with_one_id_the_first_is_kept_wherever_the_second_is(warehouse, case, folder):
+    for _ in range(2):  # the second time they are in the warehouse already
+        log = PredictionLog(folder)
+        given = own_ids(log, ["a", None, "a"], 1.0)  # twice in one line
+        own_ids(log, ["b", "a"], 2.0)  # and in one segment
+        log.close()
+        later = PredictionLog(folder)
+        own_ids(later, ["b", "c"], 3.0)  # and in two
+        later.close()
+        assert (given[0], given[2]) == ("a", "a") and given[1].endswith("-1")
+        ingest(warehouse, case, folder)
+    rows = dict(warehouse.query("select prediction_id, fee from prediction_log").rows())
+    made = [i for i in rows if i not in ("a", "b", "c")]
+    assert {i: rows[i] for i in ("a", "b", "c")} == {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert len(made) == 2 and given[1] in made

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from selfheal_assets.serving.careful import CarefulPath
 from selfheal_assets.serving.group_commit import GroupCommit
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.serving.snapshots import Counters
@@ -20,4 +21,5 @@ class Service:
     settings: Settings
     scoring: ScoringService
     group: GroupCommit
+    careful: CarefulPath
     counters: Counters

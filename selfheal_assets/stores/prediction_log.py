@@ -6,9 +6,12 @@ is remembered and then removed. A torn last line (the writer died) is reported a
 kept.
 """
 
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,9 +37,11 @@ from selfheal_assets.stores.warehouse import Warehouse, one
 from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 2
+_SLAB_ROWS, _BATCH_ROWS = 32_768, 250_000
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
+    "batch": pl.String,
     "predicted_at": pl.String,
     "model_version": pl.Int32,
     "model_fingerprint": pl.String,
@@ -154,7 +159,7 @@ def group_line(
     """
     if not np.isfinite(probability).all():
         raise ValueError(f"version {scorer.model_version} gave a score that is no number: nothing is logged")
-    batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
+    batch, moment = _new_batch(), predicted_at.isoformat()
     group = {
         "schema": SCHEMA_VERSION,
         "batch": batch,
@@ -175,6 +180,11 @@ def group_line(
     return ids, orjson.dumps(group, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
+def _new_batch() -> str:
+    """32 hexadecimal digits: the time in ms, then 80 random bits. So ids grow with time, see ``_insert_new``."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
     """Rows of a segment in the shape of the ``prediction_log`` table, and the size of its torn tail in bytes.
 
@@ -183,6 +193,12 @@ def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
         FileNotFoundError: its writer has moved it in the meantime.
     """
     lines, torn = read_lines(path)
+    frames = list(_slabs(path, lines, case))
+    return pl.concat(frames) if frames else _Rows(case).frame(path.name), torn
+
+
+def _slabs(path: Path, lines: Sequence[bytes], case: UseCase) -> Iterator[pl.DataFrame]:
+    """The rows of a segment, some ``_SLAB_ROWS`` at a time: what is read stays in the processor's cache."""
     rows = _Rows(case)
     for number, line in enumerate(lines, 1):
         try:
@@ -191,7 +207,11 @@ def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
             raise damaged(
                 path, number, f"no line of the prediction log: {type(error).__name__}: {error}"
             ) from error
-    return rows.frame(path.name), torn
+        if rows.height >= _SLAB_ROWS:
+            yield rows.frame(path.name)
+            rows = _Rows(case)
+    if rows.height:
+        yield rows.frame(path.name)
 
 
 class _Rows:
@@ -199,37 +219,54 @@ class _Rows:
 
     def __init__(self, case: UseCase) -> None:
         self._types = {f.name: polars_type(f) for f in case.features}
-        self._cases: dict[str, list[Any]] = {name: [] for name in ("prediction_id", *_CASE_COLUMNS)}
+        self._cases: dict[str, list[Any]] = {name: [] for name in _CASE_COLUMNS}
         self._features: dict[str, list[Any]] = {name: [] for name in self._types}
         self._groups: dict[str, list[Any]] = {name: [] for name in _GROUP_COLUMNS}
         self._sizes: list[int] = []
+        self._clients_ids: list[str | None] = []
+        self._any_clients_ids = False
+        self.height = 0
 
     def add(self, group: dict[str, Any]) -> None:
         """Take one group in."""
         if group["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
         size, given = len(group["entity_id"]), group["features"]
-        ids = group.get("prediction_id") or [f"{group['batch']}-{i}" for i in range(size)]
-        self._cases["prediction_id"] += ids
+        missing = [None] * size
         for name in _CASE_COLUMNS:
             self._cases[name] += group[name]
         for name, values in self._features.items():
-            values += given.get(name) or [None] * size
+            values += given.get(name) or missing
         for name, values in self._groups.items():
             values.append(group[name])
+        ids = group.get("prediction_id")
+        self._clients_ids += ids or missing
+        self._any_clients_ids |= ids is not None
         self._sizes.append(size)
+        self.height += size
 
     def frame(self, segment: str) -> pl.DataFrame:
-        """Everything collected, in the shape of the ``prediction_log`` table."""
-        repeat = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        groups = pl.DataFrame(self._groups, schema=_GROUP_COLUMNS)[repeat]
+        """Everything collected, in the shape of the ``prediction_log`` table; of two rows with one id the first."""
+        sizes = np.array(self._sizes, dtype=np.int64)
+        repeat = np.repeat(np.arange(len(sizes)), sizes)
+        within = np.arange(self.height) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        groups = pl.DataFrame(self._groups, schema=_GROUP_COLUMNS)
+        groups = groups.with_columns(pl.col("predicted_at").str.to_datetime(_ISO))[repeat]
+        ids = groups.select(pl.format("{}-{}", "batch", pl.Series(within)))
         columns = {n: pl.Series(self._features[n], dtype=t) for n, t in self._types.items()}
-        return pl.DataFrame(self._cases | columns, schema_overrides=_CASE_COLUMNS).with_columns(
-            *groups.with_columns(pl.col("predicted_at").str.to_datetime(_ISO)),
+        frame = pl.DataFrame(self._cases | columns, schema_overrides=_CASE_COLUMNS).with_columns(
+            *groups.drop("batch"),
             pl.col("event_time").str.to_datetime(_ISO),
+            prediction_id=ids.to_series(),
             prediction=(pl.col("probability") >= groups["threshold"]).cast(pl.Int8),
             segment_file=pl.lit(segment),
         )
+        return self._with_clients_ids(frame) if self._any_clients_ids else frame
+
+    def _with_clients_ids(self, frame: pl.DataFrame) -> pl.DataFrame:
+        own = pl.Series(self._clients_ids, dtype=pl.String)
+        named = frame.with_columns(prediction_id=pl.coalesce(own, "prediction_id"))
+        return named.unique("prediction_id", keep="first", maintain_order=True)
 
 
 @dataclass(frozen=True)
@@ -245,36 +282,112 @@ class Ingestion:
 def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     """Bring every complete line of the log into the ``prediction_log`` table; a second call adds nothing.
 
-    Rows and the note that a segment is done are one transaction; its file is removed only afterwards. Segments
-    that a live service still writes are read up to their last complete line and read again next time.
+    Segments are taken in batches of at least ``_BATCH_ROWS`` rows, so that memory does not grow with the log.
+    The rows of a batch and the note that its segments are done are one transaction; the files are removed only
+    afterwards. Segments that a live service still writes are read up to their last complete line and read again
+    next time.
+
+    Raises:
+        DamagedSegment: a segment is not as its writer left it; nothing of its batch was ingested.
     """
     adopt_abandoned(folder)
     finished, live = segments(folder, READY), segments(folder, OPEN)
-    read = added = torn_total = 0
-    with warehouse.write() as connection:
-        done = {row[0] for row in connection.execute("select segment_file from ingested_segments").fetchall()}
-        for path in [*finished, *live]:
-            if path.name in done:
-                continue
-            try:
-                frame, torn = read_segment(path, case)
-            except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
-                continue
-            count = _insert_new(connection, case, frame)
-            read, added = read + frame.height, added + count
-            if path in finished:
-                torn_total += torn
-                connection.execute("insert into ingested_segments values (?, ?, ?)", [path.name, count, torn])
-    for path in finished:
+    left = _not_ingested(warehouse, [*finished, *live])
+    total = Ingestion(len(finished) + len(live), 0, 0, 0)
+    with closing(_one_ahead(_parts(left, case))) as parts:
+        while (first := next(parts, None)) is not None:
+            with warehouse.write() as connection:
+                done = _Batch(connection, case)
+                done.take(first)
+                while not done.is_full and (part := next(parts, None)) is not None:
+                    done.take(part)
+            total = replace(
+                total,
+                rows_read=total.rows_read + done.read,
+                rows_added=total.rows_added + done.added,
+                torn_bytes=total.torn_bytes + done.torn_bytes,
+            )
+            _remove(done.finished)
+    _remove([path for path in finished if path not in left])  # a crash left them behind
+    return total
+
+
+def _not_ingested(warehouse: Warehouse, paths: Sequence[Path]) -> list[Path]:
+    if not paths:
+        return []
+    done = set(warehouse.query("select segment_file from ingested_segments")["segment_file"])
+    return [path for path in paths if path.name not in done]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
         path.unlink(missing_ok=True)
-    return Ingestion(len(finished) + len(live), read, added, torn_total)
+
+
+class _Batch:
+    """The segments that one transaction takes."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
+        self._connection, self._case = connection, case
+        self.read = self.added = self.torn_bytes = self._added_of_segment = 0
+        self.finished: list[Path] = []
+        self.is_full = False
+
+    def take(self, part: "_Part") -> None:
+        """Insert what is new, and note a finished segment after its last part."""
+        if part.frame is not None:
+            self.read += part.frame.height
+            self._added_of_segment += _insert_new(self._connection, self._case, part.frame)
+            return
+        if part.path.parent.name == READY:
+            note = [part.path.name, self._added_of_segment, part.torn]
+            self._connection.execute("insert into ingested_segments values (?, ?, ?)", note)
+            self.finished.append(part.path)
+            self.torn_bytes += part.torn
+        self.added += self._added_of_segment
+        self._added_of_segment = 0
+        self.is_full = self.read >= _BATCH_ROWS
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of a segment; after its last rows, a part without any that says how much was torn off."""
+
+    path: Path
+    frame: pl.DataFrame | None
+    torn: int = 0
+
+
+def _parts(paths: Sequence[Path], case: UseCase) -> Iterator[_Part]:
+    for path in paths:
+        try:
+            lines, torn = read_lines(path)
+        except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
+            continue
+        for frame in _slabs(path, lines, case):
+            yield _Part(path, frame)
+        yield _Part(path, None, torn)
+
+
+def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:
+    """The same parts; the next is read by a thread while DuckDB, which needs no Python, takes the one before."""
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        coming = reader.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = reader.submit(next, parts, None)
+            yield part
 
 
 def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, frame: pl.DataFrame) -> int:
+    """Insert the rows whose id the table does not have.
+
+    The table has no index on ``prediction_id``: it would cost as much as everything else together, and must
+    fit into memory. Ids that the log makes begin with their time, so DuckDB skips what lies outside ``between``.
+    """
     if frame.is_empty():
         return 0
-    first = frame.unique("prediction_id", keep="first", maintain_order=True)
-    connection.register("incoming", first.to_arrow())
+    ids = frame["prediction_id"]
+    connection.register("incoming", frame.to_arrow())
     columns = (
         "prediction_id, entity_id, predicted_at, event_time, model_version, model_fingerprint, role, "
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"
@@ -282,7 +395,9 @@ def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, frame: pl.
     inserted = one(
         connection,
         f"""insert into prediction_log ({columns}) select {columns} from incoming
-            where not exists (select 1 from prediction_log p where p.prediction_id = incoming.prediction_id)""",
+            where not exists (select 1 from prediction_log p
+                              where p.prediction_id = incoming.prediction_id and p.prediction_id between ? and ?)""",
+        [ids.min(), ids.max()],
     )
     connection.unregister("incoming")
     return int(inserted[0]) if inserted else 0

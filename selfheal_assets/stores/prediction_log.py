@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import duckdb
 import numpy as np
 import orjson
 import polars as pl
+import pyarrow as pa
 
 from selfheal_assets.core.encoding import polars_type
 from selfheal_assets.stores.segments import (
@@ -194,13 +195,15 @@ def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
     """
     lines, torn = read_lines(path)
     frames = list(_slabs(path, lines, case))
-    return pl.concat(frames) if frames else _Rows(case).frame(path.name), torn
+    return pl.concat(frames, rechunk=False) if frames else _Rows(case).frame(path.name), torn
 
 
-def _slabs(path: Path, lines: Sequence[bytes], case: UseCase) -> Iterator[pl.DataFrame]:
-    """The rows of a segment, some ``_SLAB_ROWS`` at a time: what is read stays in the processor's cache."""
+def _slabs(path: Path, lines: list[bytes], case: UseCase) -> Iterator[pl.DataFrame]:
+    """The rows of a segment, some ``_SLAB_ROWS`` at a time, which the processor's cache holds. Empties ``lines``."""
     rows = _Rows(case)
-    for number, line in enumerate(lines, 1):
+    lines.reverse()
+    for number in range(1, len(lines) + 1):
+        line = lines.pop()
         try:
             rows.add(orjson.loads(line))
         except (ValueError, KeyError, TypeError) as error:
@@ -246,7 +249,7 @@ class _Rows:
         self.height += size
 
     def frame(self, segment: str) -> pl.DataFrame:
-        """Everything collected, in the shape of the ``prediction_log`` table; of two rows with one id the first."""
+        """Everything collected, in the shape of the ``prediction_log`` table."""
         sizes = np.array(self._sizes, dtype=np.int64)
         repeat = np.repeat(np.arange(len(sizes)), sizes)
         within = np.arange(self.height) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -261,12 +264,10 @@ class _Rows:
             prediction=(pl.col("probability") >= groups["threshold"]).cast(pl.Int8),
             segment_file=pl.lit(segment),
         )
-        return self._with_clients_ids(frame) if self._any_clients_ids else frame
-
-    def _with_clients_ids(self, frame: pl.DataFrame) -> pl.DataFrame:
-        own = pl.Series(self._clients_ids, dtype=pl.String)
-        named = frame.with_columns(prediction_id=pl.coalesce(own, "prediction_id"))
-        return named.unique("prediction_id", keep="first", maintain_order=True)
+        if self._any_clients_ids:
+            own = pl.Series(self._clients_ids, dtype=pl.String)
+            frame = frame.with_columns(prediction_id=pl.coalesce(own, "prediction_id"))
+        return frame
 
 
 @dataclass(frozen=True)
@@ -294,20 +295,21 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     finished, live = segments(folder, READY), segments(folder, OPEN)
     left = _not_ingested(warehouse, [*finished, *live])
     total = Ingestion(len(finished) + len(live), 0, 0, 0)
-    with closing(_one_ahead(_parts(left, case))) as parts:
-        while (first := next(parts, None)) is not None:
+    with closing(_one_ahead(_segments_read(left, case))) as coming:
+        while batch := _batch(coming):
             with warehouse.write() as connection:
-                done = _Batch(connection, case)
-                done.take(first)
-                while not done.is_full and (part := next(parts, None)) is not None:
-                    done.take(part)
-            total = replace(
-                total,
-                rows_read=total.rows_read + done.read,
-                rows_added=total.rows_added + done.added,
-                torn_bytes=total.torn_bytes + done.torn_bytes,
+                added = [_insert_new(connection, case, s.rows) for s in batch]
+                done = [(s, count) for s, count in zip(batch, added, strict=True) if s.path in finished]
+                for segment, count in done:
+                    note = [segment.path.name, count, segment.torn_bytes]
+                    connection.execute("insert into ingested_segments values (?, ?, ?)", note)
+            _remove([s.path for s, _ in done])
+            total = Ingestion(
+                total.segments,
+                total.rows_read + sum(s.rows_read for s in batch),
+                total.rows_added + sum(added),
+                total.torn_bytes + sum(s.torn_bytes for s, _ in done),
             )
-            _remove(done.finished)
     _remove([path for path in finished if path not in left])  # a crash left them behind
     return total
 
@@ -324,80 +326,75 @@ def _remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Batch:
-    """The segments that one transaction takes."""
-
-    def __init__(self, connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
-        self._connection, self._case = connection, case
-        self.read = self.added = self.torn_bytes = self._added_of_segment = 0
-        self.finished: list[Path] = []
-        self.is_full = False
-
-    def take(self, part: "_Part") -> None:
-        """Insert what is new, and note a finished segment after its last part."""
-        if part.frame is not None:
-            self.read += part.frame.height
-            self._added_of_segment += _insert_new(self._connection, self._case, part.frame)
-            return
-        if part.path.parent.name == READY:
-            note = [part.path.name, self._added_of_segment, part.torn]
-            self._connection.execute("insert into ingested_segments values (?, ?, ?)", note)
-            self.finished.append(part.path)
-            self.torn_bytes += part.torn
-        self.added += self._added_of_segment
-        self._added_of_segment = 0
-        self.is_full = self.read >= _BATCH_ROWS
-
-
 @dataclass(frozen=True)
-class _Part:
-    """Some rows of a segment; after its last rows, a part without any that says how much was torn off."""
+class _Segment:
+    """What a file holds; ``rows`` without those whose id an earlier one has."""
 
     path: Path
-    frame: pl.DataFrame | None
-    torn: int = 0
+    rows: pa.Table
+    rows_read: int
+    torn_bytes: int
 
 
-def _parts(paths: Sequence[Path], case: UseCase) -> Iterator[_Part]:
+def _segments_read(paths: Sequence[Path], case: UseCase) -> Iterator[_Segment]:
     for path in paths:
         try:
-            lines, torn = read_lines(path)
+            yield _segment_read(path, case)
         except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
             continue
-        for frame in _slabs(path, lines, case):
-            yield _Part(path, frame)
-        yield _Part(path, None, torn)
 
 
-def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:
-    """The same parts; the next is read by a thread while DuckDB, which needs no Python, takes the one before."""
-    with ThreadPoolExecutor(1, "read-ahead") as reader:
-        coming = reader.submit(next, parts, None)
-        while (part := coming.result()) is not None:
-            coming = reader.submit(next, parts, None)
-            yield part
-
-
-def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, frame: pl.DataFrame) -> int:
-    """Insert the rows whose id the table does not have.
-
-    The table has no index on ``prediction_id``: it would cost as much as everything else together, and must
-    fit into memory. Ids that the log makes begin with their time, so DuckDB skips what lies outside ``between``.
-    """
-    if frame.is_empty():
-        return 0
+def _segment_read(path: Path, case: UseCase) -> _Segment:
+    frame, torn = read_segment(path, case)
     ids = frame["prediction_id"]
-    connection.register("incoming", frame.to_arrow())
+    once = (
+        frame
+        if ids.n_unique() == len(ids)
+        else frame.unique("prediction_id", keep="first", maintain_order=True)
+    )
+    return _Segment(path, once.to_arrow(), frame.height, torn)
+
+
+def _one_ahead(coming: Iterator[_Segment]) -> Iterator[_Segment]:
+    """The same; the next is read by a thread while DuckDB, which needs no Python, takes the one before."""
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        ahead = reader.submit(next, coming, None)
+        while (segment := ahead.result()) is not None:
+            ahead = reader.submit(next, coming, None)
+            yield segment
+
+
+def _batch(coming: Iterator[_Segment]) -> list[_Segment]:
+    """The next segments, as many as make ``_BATCH_ROWS`` rows."""
+    batch: list[_Segment] = []
+    rows = 0
+    while rows < _BATCH_ROWS and (segment := next(coming, None)) is not None:
+        batch.append(segment)
+        rows += segment.rows_read
+    return batch
+
+
+def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, rows: pa.Table) -> int:
+    """Insert the rows of a segment whose id the table does not have; returns how many.
+
+    The table has no index on ``prediction_id``: it would cost as much as everything else together, and would
+    have to fit into memory. Ids that the log makes begin with their time, so DuckDB skips what lies outside
+    ``between``.
+    """
+    if not rows.num_rows:
+        return 0
     columns = (
         "prediction_id, entity_id, predicted_at, event_time, model_version, model_fingerprint, role, "
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"
     )
+    connection.register("incoming", rows)
+    span = one(connection, "select min(prediction_id), max(prediction_id) from incoming")
     inserted = one(
         connection,
         f"""insert into prediction_log ({columns}) select {columns} from incoming
             where not exists (select 1 from prediction_log p
                               where p.prediction_id = incoming.prediction_id and p.prediction_id between ? and ?)""",
-        [ids.min(), ids.max()],
+        list(span or ()),
     )
     connection.unregister("incoming")
     return int(inserted[0]) if inserted else 0

@@ -256,6 +256,6 @@ def read_lines(path: Path) -> tuple[list[bytes], int]:
 def damaged(path: Path, line: int, what: str) -> DamagedSegment:
     """The error for a segment that its user cannot take, with the mend."""
     return DamagedSegment(
-        f"{path}, line {line}: not as it was written ({what}); nothing of it was ingested. Restore the file, or move the "
-        "file out of the folder, then ingest again"
+        f"{path}, line {line}: not as it was written ({what}); nothing of it was ingested. Restore the file, or "
+        "move the file out of the folder, then ingest again"
     )

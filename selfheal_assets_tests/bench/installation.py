@@ -43,9 +43,7 @@ def install(home: Path, cases: Cases) -> tuple[Settings, int]:
     known = cases.labels.filter(pl.col("recorded_at") < as_of).select("entity_id", "label")
     rows = cases.frame.join(known, on="entity_id").sort("event_time", "entity_id")
     everything = Candidate("full_history", rows["event_time"][0])
-    bundle = fit_bundle(
-        rows, everything, plan, case.features, case.training, case.name, cases.fingerprint
-    )
+    bundle = fit_bundle(rows, everything, plan, case.features, case.training, case.name, cases.fingerprint)
     registry = ModelRegistry(settings)
     version = registry.register(bundle, {}, registry.new_run("benchmark"))
     registry.move_champion(version)

@@ -8,7 +8,6 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +22,12 @@ from selfheal_assets.stores.segments import Durability
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.bench import report
-from selfheal_assets_tests.bench.installation import cases_of, process_environment, settings_in
+from selfheal_assets_tests.bench.installation import (
+    cases_of,
+    process_environment,
+    scratch_folder,
+    settings_in,
+)
 
 SERVED = datetime(2007, 5, 1, 12)
 SCORER = Scorer(model_version=3, model_fingerprint="0123456789abcdef", threshold=0.07)
@@ -38,7 +42,7 @@ def main(
     group: Annotated[int, typer.Option(min=1, help="Most answers of a commit.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Ingestions of the same log; the median counts.")] = 3,
     seed: Annotated[int, typer.Option(help="Of groups and scores.")] = 7,
-    folder: Annotated[Path | None, typer.Option(help="Where to work. Default: a temporary folder.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to work. Default: data/run.")] = None,
     child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
 ) -> None:
     """Log a million answers, ingest them into a new warehouse, and count what arrived."""
@@ -46,10 +50,10 @@ def main(
         assert folder is not None
         print(json.dumps(_ingested(folder)))
         return
-    with tempfile.TemporaryDirectory(dir=folder, prefix="bench-ingest-") as scratch:
+    with scratch_folder(folder, "bench-ingest-") as scratch:
         report.say(f"Logging {rows:,} answers in groups of 1 to {group}")
-        expected = _log(Path(scratch), rows, group, seed)
-        done = [_round(Path(scratch), n, expected) for n in range(rounds)]
+        expected = _log(scratch, rows, group, seed)
+        done = [_round(scratch, n, expected) for n in range(rounds)]
     wrong = sorted({name for d in done for name in d["wrong"]})
     per_second, peak = report.median(d["rows_per_second"] for d in done), max(d["peak_mb"] for d in done)
     report.table(

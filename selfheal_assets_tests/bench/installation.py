@@ -1,7 +1,12 @@
 """An installation with a champion, made as fast as can be: the shipped loans, one fit, one promotion."""
 
+import logging
 import os
 import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,15 @@ from selfheal_assets_tests.conftest import environment
 from selfheal_assets_tests.toy import PROJECT
 
 USE_CASE = "sba_loans"
+
+
+@contextmanager
+def scratch_folder(folder: Path | None, prefix: str) -> Iterator[Path]:
+    """A temporary folder in ``folder``; by default on the checkout's disk, as /tmp may be memory."""
+    parent = folder or PROJECT / "data" / "run"
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as scratch:
+        yield Path(scratch).resolve()
 
 
 def settings_in(home: Path) -> Settings:
@@ -36,6 +50,8 @@ def install(home: Path, cases: Cases) -> tuple[Settings, int]:
     Returns:
         The installation's settings and the champion's version.
     """
+    warnings.simplefilter("ignore")
+    logging.disable(logging.INFO)  # how MLflow makes its database
     settings = settings_in(home)
     case = settings.case
     as_of = datetime.combine(case.go_live, datetime.min.time())

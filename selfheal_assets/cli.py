@@ -8,13 +8,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from selfheal_assets.settings import Settings, prepare_environment
+from selfheal_assets.stores.segments import Durability
 
 app = typer.Typer(
     help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="The data sets of the shipped use cases.", no_args_is_help=True)
 app.add_typer(data, name="data")
+keys = typer.Typer(help="API keys of the prediction service.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:
@@ -51,6 +54,20 @@ def told_plainly(*errors: type[Exception]) -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+def read_settings(**given: Any) -> Settings:
+    """The installation's settings, options before environment; what is wrong with them is one message."""
+    from pydantic import ValidationError
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False):
+            name = "_".join(map(str, problem["loc"])).upper()
+            variable = name if name in os.environ else f"SELFHEAL_{name}"
+            typer.echo(f"selfheal: {variable}: {problem['msg'].removeprefix('Value error, ')}", err=True)
+        raise typer.Exit(2) from error
+
+
 @app.command()
 def replay(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the last replay and start anew.")] = False,
@@ -68,11 +85,18 @@ def replay(
     """
     from selfheal_assets.defs.home import prepare_dagster_home
 
-    settings = Settings(full=True) if full else Settings()
+    settings = read_settings(full=True) if full else read_settings()
     if fresh and settings.root.exists():
-        shutil.rmtree(settings.root)
+        _forget(settings)
     os.environ["DAGSTER_HOME"] = str(prepare_dagster_home(settings.dagster_home))
     _replay(settings, until)
+
+
+def _forget(settings: Settings) -> None:
+    """Remove what a replay wrote; the API keys are no part of it, and without them a service would be open."""
+    for path in settings.root.iterdir():
+        if path != settings.api_keys_path:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _replay(settings: Settings, until: datetime | None) -> None:
@@ -116,11 +140,20 @@ def _replay(settings: Settings, until: datetime | None) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the port.")] = 1,
+    durability: Annotated[
+        Durability | None,
+        typer.Option(
+            help="What an answer waits for: fsync, its row is on disk and survives a power cut; os, it survives the "
+            "death of the process; none, it may be lost. Default: SELFHEAL_DURABILITY, else fsync."
+        ),
+    ] = None,
 ) -> None:
     """Answer predictions over HTTP and log each one; takes up a new champion by itself."""
     from selfheal_assets.serving.run import serve as run_service
 
-    run_service(Settings(), host, port)
+    given = {"durability": durability.value} if durability else {}
+    run_service(read_settings(**given), host, port, workers)
 
 
 @app.command()
@@ -128,7 +161,7 @@ def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 300
     """Open the Dagster UI over this installation, with the replay's history in it."""
     from selfheal_assets.defs.home import prepare_dagster_home
 
-    settings = Settings()
+    settings = read_settings()
     environment = os.environ | {"DAGSTER_HOME": str(prepare_dagster_home(settings.dagster_home))}
     dagster = Path(sys.executable).with_name("dagster")
     workspace = settings.project / "workspace.yaml"
@@ -146,7 +179,7 @@ def fetch(
 
     _only_sba(use_case)
     with tempfile.TemporaryDirectory() as scratch:
-        sba_loans.fetch(Settings().project / "data" / "sba_loans.parquet", Path(scratch), say=typer.echo)
+        sba_loans.fetch(read_settings().project / "data" / "sba_loans.parquet", Path(scratch), say=typer.echo)
 
 
 @data.command()
@@ -157,7 +190,7 @@ def sample(
     from selfheal_assets.stores.sources import sba_loans
 
     _only_sba(use_case)
-    folder = Settings().project / "data"
+    folder = read_settings().project / "data"
     sba_loans.sample(folder / "sba_loans.parquet", folder / "sba_loans_sample.parquet")
 
 
@@ -166,3 +199,76 @@ def _only_sba(use_case: str) -> None:
         raise typer.BadParameter(
             f"'{use_case}' cannot be fetched: put its file where `source.paths` of the use case says"
         )
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="Who or what will use it; several keys may share a name.")],
+    expires_in: Annotated[
+        str | None, typer.Option(help="For example 90d, 12h or 30m. Default: never.", metavar="TIME")
+    ] = None,
+) -> None:
+    """Make a key and print it, this once: only its hash is kept.
+
+    The first key closes the service: from then on a running one, too, answers only to keys.
+    """
+    from selfheal_assets.stores.api_keys import KeyFile, KeysUnusable
+
+    file, now = KeyFile(read_settings().api_keys_path), Settings.wall_clock()
+    with told_plainly(KeysUnusable, ValueError, OSError):
+        made, key = file.create(name, now, now + _duration(expires_in) if expires_in else None)
+    until = f"expires at {made.expires_at:%Y-%m-%d %H:%M} UTC" if made.expires_at else "never expires"
+    typer.echo(f"API key {made.id} for '{made.name}', which {until}; it is shown only now:", err=True)
+    typer.echo(key)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(metavar="ID|NAME", help="As `selfheal keys list` says.")],
+) -> None:
+    """Revoke a key: within a second it opens nothing any more."""
+    from selfheal_assets.stores.api_keys import KeyFile, KeysUnusable, UnknownKey
+
+    with told_plainly(KeysUnusable, UnknownKey, OSError):
+        revoked = KeyFile(read_settings().api_keys_path).revoke(key, Settings.wall_clock())
+    typer.echo(f"API key {revoked.id} ('{revoked.name}') is revoked.", err=True)
+
+
+@keys.command("list")
+def list_keys(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs: one array.")] = False,
+) -> None:
+    """List the keys, the revoked ones too. A key itself is not shown: nobody has it but its owner."""
+    from selfheal_assets.stores.api_keys import KeyFile, KeysUnusable
+
+    settings, now = read_settings(), Settings.wall_clock()
+    with told_plainly(KeysUnusable):
+        known = KeyFile(settings.api_keys_path).read()
+    rows = [key.model_dump(mode="json", exclude={"sha256"}) | {"state": key.state(now)} for key in known]
+    if as_json:
+        typer.echo(json.dumps(rows))
+    elif not rows:
+        typer.echo(f"There is no API key in {settings.api_keys_path}: the service is open.", err=True)
+    for row in [] if as_json else rows:
+        until = f"until {row['expires_at']}" if row["expires_at"] else "for good"
+        typer.echo(f"{row['id']}  {row['state']:<8} {until:<31} {row['name']}")
+
+
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_LONGEST = timedelta(days=3650)
+
+
+def _duration(text: str) -> timedelta:
+    """A time such as 90d.
+
+    Raises:
+        ValueError: it is none, or longer than ten years.
+    """
+    number, unit = text[:-1], text[-1:]
+    if number.isascii() and number.isdigit() and len(number) < 10 and unit in _UNITS:
+        duration = timedelta(**{_UNITS[unit]: int(number)})
+        if timedelta() < duration <= _LONGEST:
+            return duration
+    raise ValueError(
+        f"'{text}' is no time for --expires-in: give days, hours or minutes up to ten years, as 90d"
+    )

@@ -5,12 +5,13 @@ limits apply belongs to the use case.
 """
 
 import os
+import shutil
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from selfheal_assets.core.spec import ChunkPeriod
@@ -34,6 +35,16 @@ def prepare_environment() -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def share_metrics(folder: Path) -> None:
+    """Let the worker processes that are started from now on share their metrics through ``folder``, emptied first.
+
+    Must run before ``prometheus_client`` is imported in the process that is to share.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
 
 
 def _project_root() -> Path:
@@ -62,9 +73,33 @@ class Settings(BaseSettings):
     min_f1_improvement_pct: float | None = Field(default=None, validation_alias="MIN_F1_IMPROVEMENT_PCT")
     max_brier_degradation: float | None = Field(default=None, validation_alias="MAX_BRIER_DEGRADATION")
     min_samples_for_decision: int | None = Field(default=None, validation_alias="MIN_SAMPLES_FOR_DECISION")
+    durability: Literal["fsync", "os", "none"] = "fsync"
+    api_keys: Path | None = None
+    rate_limit: str | None = None
+    metrics_open: bool = False
+    docs_open: bool = False
+    metrics_folder: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
+    log_format: Literal["json", "text"] = "json"
+    access_log: Literal["all", "quiet", "off"] = "quiet"
+    slow_request_s: float = Field(default=1.0, gt=0)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", validation_alias="LOG_LEVEL"
     )
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, value: str | None) -> str | None:
+        from limits import parse
+
+        try:
+            fits = value is None or parse(value).amount > 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"'{value}' is no rate: give a number per second, minute, hour or day, as 600/minute"
+            )
+        return value
 
     @cached_property
     def case(self) -> UseCase:
@@ -100,6 +135,11 @@ class Settings(BaseSettings):
     def prediction_log(self) -> Path:
         """Segments that the API appends and Dagster ingests."""
         return self.root / "prediction_log"
+
+    @property
+    def api_keys_path(self) -> Path:
+        """The file of the API keys; without one, the service is open."""
+        return self.api_keys or self.root / "api_keys.json"
 
     @property
     def label_landing(self) -> Path:

@@ -2,21 +2,26 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
-from selfheal_assets.cli import app
+from selfheal_assets.cli import _forget, app
 from selfheal_assets_tests import toy
 from selfheal_assets_tests.conftest import Lived, selfheal
 
 pytestmark = pytest.mark.integration
 
 OPTIONS = {
-    (): {"replay", "serve", "dev", "data"},
+    (): {"replay", "serve", "dev", "data", "keys"},
     ("replay",): {"--fresh", "--full", "--until"},
-    ("serve",): {"--host", "--port"},
+    ("serve",): {"--host", "--port", "--workers", "--durability"},
     ("dev",): {"--port"},
+    ("keys",): {"create", "revoke", "list"},
+    ("keys", "create"): {"--name", "--expires-in"},
+    ("keys", "revoke"): {"ID|NAME"},
+    ("keys", "list"): {"--json"},
     ("data",): {"fetch", "sample"},
     ("data", "fetch"): {"USE_CASE", "sba_loans"},
     ("data", "sample"): {"USE_CASE", "sba_loans"},
@@ -107,3 +112,62 @@ def test_a_second_replay_says_that_nothing_is_to_be_done(lived: Lived):
     first, last = lived.again.stdout.strip().splitlines()
     assert first == f"Nothing is to be done: all {toy.CHUNKS} chunks are replayed. --fresh starts anew."
     assert json.loads(last) == json.loads(lived.finished.stdout.strip().splitlines()[-1])
+
+
+# --- API keys ---------------------------------------------------------------------------------
+
+
+def test_a_key_is_made_listed_and_revoked(tmp_path):
+    home = {"SELFHEAL_HOME": str(tmp_path / "home")}
+    made = selfheal("keys", "create", "--name", "crm", "--expires-in", "90d", **home)
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    assert re.fullmatch(r"shk_[0-9a-f]{8}_[\w-]{43}", key), "stdout is the key and nothing else"
+    [listed] = json.loads(selfheal("keys", "list", "--json", **home).stdout)
+    assert (listed["name"], listed["state"]) == ("crm", "valid")
+    assert listed["id"] in key and listed["id"] in made.stderr
+    created, expires = (datetime.fromisoformat(listed[name]) for name in ("created_at", "expires_at"))
+    assert expires - created == timedelta(days=90)
+    assert selfheal("keys", "revoke", "crm", **home).returncode == 0
+    shown = selfheal("keys", "list", **home).stdout
+    assert f"{listed['id']}  revoked" in shown
+    everything = shown + "".join(p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+    assert key.split("_", 2)[2] not in everything
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["create", "--name", ""], ["no name of a key"]),
+        (["create", "--name", "a", "--expires-in", "90"], ["'90'", "90d"]),
+        (["create", "--name", "a", "--expires-in", "0d"], ["'0d'"]),
+        (["create", "--name", "a", "--expires-in", "99999999d"], ["ten years"]),
+        (["revoke", "nobody"], ["'nobody'", "none to revoke"]),
+    ],
+)
+def test_a_mistake_about_keys_is_one_message(tmp_path, arguments, words):
+    is_one_message(selfheal("keys", *arguments, SELFHEAL_HOME=str(tmp_path)), "selfheal: ", *words)
+    assert list(tmp_path.rglob("api_keys.json")) == []
+
+
+def test_a_damaged_file_of_keys_is_told(tmp_path):
+    file = tmp_path / "keys.json"
+    file.write_text("{")
+    for arguments in (["list"], ["create", "--name", "a"], ["revoke", "a"]):
+        result = selfheal("keys", *arguments, SELFHEAL_API_KEYS=str(file))
+        is_one_message(result, "selfheal: the API keys in", str(file))
+    assert file.read_text() == "{"
+
+
+def test_a_wrong_setting_is_told_with_its_variable():
+    is_one_message(selfheal("serve", SELFHEAL_RATE_LIMIT="often"), "SELFHEAL_RATE_LIMIT", "600/minute")
+    is_one_message(selfheal("serve", LOG_LEVEL="loud"), "LOG_LEVEL", "'INFO'")
+
+
+def test_a_fresh_replay_keeps_the_keys_and_nothing_else(tmp_path):
+    settings = toy.settings(tmp_path)
+    for name in ("warehouse.duckdb", "api_keys.json", "published/old.parquet"):
+        (settings.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (settings.root / name).write_text("x")
+    _forget(settings)
+    assert [p.name for p in settings.root.rglob("*")] == ["api_keys.json"]

@@ -5,10 +5,11 @@ import polars as pl
 
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.monitoring import Finding
-from selfheal_assets.defs.monitor import WARN, judged, served
+from selfheal_assets.defs.monitor import LABELLED, WARN, judged, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.reports.drift import DriftPage, save_drift_page
 from selfheal_assets.reports.plots import bars_markdown
+from selfheal_assets.stores import chunks
 
 GROUP = "report"
 _UPSTREAM = [
@@ -63,6 +64,9 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         stores.save_chunk("health_report", chunk.start, row)
         whole = stores.warehouse.query("select * from health_report order by chunk")
         stores.warehouse.publish("health_report", whole)
+        newest = chunk.start == whole["chunk"].max()  # an older chunk, built again, is no news
+        if newest and stores.warehouse.has(LABELLED):
+            stores.warehouse.publish("prediction_stats", chunks.prediction_stats(stores.warehouse))
         facts = {k: ("" if v is None else v) for k, v in row.row(0, named=True).items()}
         return dg.MaterializeResult(metadata=facts | {"recent": table_metadata(whole.tail(8))})
 

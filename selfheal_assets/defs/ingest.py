@@ -4,7 +4,7 @@ import dagster as dg
 
 from selfheal_assets.core import schemas
 from selfheal_assets.defs.resources import Context, StoresParam, chunk_of
-from selfheal_assets.stores import label_ledger, prediction_log
+from selfheal_assets.stores import label_ledger, label_status, prediction_log
 
 GROUP = "ingest"
 
@@ -48,6 +48,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         """
         chunk = chunk_of(context, stores.case)
         done = label_ledger.ingest(stores.warehouse, stores.settings.label_landing)
+        label_status.publish(stores.warehouse, done, stores.settings.wall_clock())
         counted = stores.warehouse.query(
             """select count(*) as labels, coalesce(sum(label), 0) as positives from labels
                where recorded_at >= ? and recorded_at < ?""",

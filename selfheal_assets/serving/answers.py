@@ -3,7 +3,7 @@
 from typing import Any
 
 from selfheal_assets.serving.group_commit import Answered
-from selfheal_assets.serving.snapshots import Counters
+from selfheal_assets.serving.metrics import Metrics
 
 
 def answers(answered: Answered) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def _unseen(name: str, value: str) -> str:
     return f"{name}: category '{value}' was not seen in training and is treated as missing"
 
 
-def count(counters: Counters, given: list[dict[str, Any]], requests: int = 1) -> None:
+def count(counters: Metrics, given: list[dict[str, Any]], requests: int = 1) -> None:
     """Count the answers to one request, or to several."""
     counters.add("requests", requests)
     counters.add("predictions", len(given))

@@ -4,6 +4,7 @@ A request that was answered before gets the first answer again, byte for byte; `
 promised. Requests without such wishes never come here, and share neither thread nor log file with it.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,12 @@ import orjson
 from fastapi.exceptions import RequestValidationError
 
 from selfheal_assets.serving import answers
-from selfheal_assets.serving.errors import told
+from selfheal_assets.serving.errors import ReusedKey, told
 from selfheal_assets.serving.group_commit import Answered
 from selfheal_assets.serving.grouping import Grouped
+from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.schemas import CaseRequest, case_columns
 from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, Scored, ScoringService
-from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.stores.answers import AnswerStore, HeldAnswers, Kept
 from selfheal_assets.stores.dead_letters import DeadLetters
 from selfheal_assets.stores.prediction_log import PredictionLog
@@ -134,18 +135,22 @@ class CarefulPath:
         log: PredictionLog,
         store: AnswerStore,
         letters: DeadLetters,
-        counters: Counters,
+        counters: Metrics,
         now: Callable[[], datetime],
         wall_clock: Callable[[], datetime],
     ) -> None:
         self._case, self._scoring, self._log = case, scoring, log
         self._store, self._letters, self._counters = store, letters, counters
         self._now, self._wall_clock = now, wall_clock
-        self.group = Grouped("careful-path", self._handle, idle=log.seal_if_old)
+        self._group = Grouped("careful-path", self._handle, idle=log.tend)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to answer requests of ``loop``."""
+        self._group.start(loop)
 
     def stop(self) -> None:
         """Answer what waits, then hand the log over."""
-        self.group.stop()
+        self._group.stop()
         self._log.close()
         self._store.close()
 
@@ -153,10 +158,11 @@ class CarefulPath:
         """Answer; the rows are durable when this returns.
 
         Raises:
-            RequestValidationError: a key was used for something else, or a case cannot be answered.
+            ReusedKey: a key or an id was used for something else.
+            RequestValidationError: a case cannot be answered.
             NoChampion, LogNotDurable: nothing was answered.
         """
-        return await self.group.done(request)
+        return await self._group.done(request)
 
     def _handle(self, requests: list[CarefulRequest]) -> Sequence[CarefulAnswer | Exception]:
         try:
@@ -200,9 +206,7 @@ class CarefulPath:
                 self._counters.add("answers_given_again")
                 return CarefulAnswer(kept.answer, again=True)
             message = "Idempotency-Key " + _OTHER_BODY.format(what="body")
-            return RequestValidationError(
-                [{"type": "reused_key", "loc": ("header", "Idempotency-Key"), "msg": message}]
-            )
+            return ReusedKey([{"type": "reused_key", "loc": ("header", "Idempotency-Key"), "msg": message}])
         known: dict[int, bytes] = {}
         rows: list[Row] = []
         refused = list(request.refused)
@@ -222,7 +226,9 @@ class CarefulPath:
             return error
         refused += unseen
         if refused and not request.skip:
-            return RequestValidationError([problem for r in refused for problem in r.problems])
+            problems = [problem for r in refused for problem in r.problems]
+            used = all(p["type"] == "reused_id" for p in problems)
+            return ReusedKey(problems) if used else RequestValidationError(problems)
         return _Fresh(request, known, rows, sorted(refused, key=lambda r: r.index))
 
     def _without_unseen(self, request: CarefulRequest, rows: list[Row]) -> tuple[list[Row], list[Refused]]:

@@ -48,12 +48,17 @@ class GroupCommit:
         scoring: scores and logs.
         now: the time of an answer, naive UTC.
         idle: called about once a second while nothing is asked.
+        observe: told the rows of each group, and how many requests wait behind it.
     """
 
     def __init__(
-        self, scoring: ScoringService, now: Callable[[], datetime], idle: Callable[[], None] = lambda: None
+        self,
+        scoring: ScoringService,
+        now: Callable[[], datetime],
+        idle: Callable[[], None] = lambda: None,
+        observe: Callable[[int, int], None] = lambda rows, waiting: None,
     ) -> None:
-        self._scoring, self._now, self._idle = scoring, now, idle
+        self._scoring, self._now, self._idle, self._observe = scoring, now, idle, observe
         self._waiting: deque[_Waiting] = deque()
         self._wake = threading.Event()
         self._stopped = False
@@ -102,6 +107,7 @@ class GroupCommit:
 
     def _commit(self, group: list[_Waiting]) -> None:
         cases = _joined([w.cases for w in group])
+        self._observe(cases.rows, len(self._waiting))
         try:
             scored = self._scoring.score_columns(cases, self._now())
         except Exception as error:  # noqa: BLE001 - each request is told; the thread must go on

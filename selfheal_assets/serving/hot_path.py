@@ -1,23 +1,24 @@
 """The hot path: plainly valid ``POST /predict`` and ``/predict/batch``, answered before FastAPI sees them.
 
 What is not plainly valid (``compiled``), or asks for more, goes on to FastAPI's routes with its body put back.
+Stands behind ``middleware.bodies``, which hands it each body in one piece.
 """
 
 import orjson
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from selfheal_assets.serving import answers
+from selfheal_assets.serving.asgi import problem, replayed, send_json, sentence
 from selfheal_assets.serving.compiled import CaseDecoder, duplicate_key
 from selfheal_assets.serving.group_commit import GroupCommit
+from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, ScoringService
-from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 
-MAX_BODY_BYTES = 8_000_000
 _SMALL_BODY_BYTES = 20_000  # parsed at once; a larger one would hold up others
-_JSON = (b"content-type", b"application/json")
+_JSON = b"application/json"
 
 
 class HotPath:
@@ -32,7 +33,7 @@ class HotPath:
     """
 
     def __init__(
-        self, app: ASGIApp, case: UseCase, group: GroupCommit, counters: Counters, scoring: ScoringService
+        self, app: ASGIApp, case: UseCase, group: GroupCommit, counters: Metrics, scoring: ScoringService
     ) -> None:
         self._app, self._group, self._counters, self._scoring = app, group, counters, scoring
         self._refuses_unseen = case.serving.unseen_category == "refuse"
@@ -42,21 +43,20 @@ class HotPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         decode = self._decoders.get(scope["path"]) if scope["type"] == "http" else None
-        if decode is None or scope["method"] != "POST" or not _is_json(scope):
+        is_json, has_key = (False, False) if decode is None else _headers(scope)
+        if decode is None or not is_json or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        body = await _body(receive)
-        if body is None:
-            await _send(send, 413, _detail("too_large", [], f"a body has at most {MAX_BODY_BYTES:,} bytes"))
-            return
-        cases = None if scope["query_string"] or _has_key(scope) else decode(body)
+        body: bytes = (await receive()).get("body", b"")  # whole, and of a size that is allowed
+        cases = None if has_key or scope["query_string"] else decode(body)
         if cases is not None and not (self._refuses_unseen and self._has_unseen(cases)):
             await self._answer(cases, scope["path"] == "/predict", send)
         elif (path := await _duplicate_key(body)) is not None:
-            self._counters.add("refused_requests")
-            await _send(send, 422, _detail("duplicate_key", path, "this field is given twice: leave one out"))
+            await send_json(
+                send, 422, problem("duplicate_key", path, "this field is given twice: leave one out")
+            )
         else:
-            await self._app(scope, _replayed(body, receive), send)
+            await self._app(scope, replayed(body, receive), send)
 
     def _has_unseen(self, cases: CaseColumns) -> bool:
         try:
@@ -68,24 +68,23 @@ class HotPath:
         try:
             answered = await self._group.answer(cases)
         except (NoChampion, LogNotDurable) as error:
-            self._counters.add("unavailable_answers")
-            await _send(send, 503, orjson.dumps({"detail": str(error)}), [(b"retry-after", b"1")])
+            await send_json(send, 503, sentence(str(error)), [(b"retry-after", b"1")])
             return
         given = answers.answers(answered)
         answers.count(self._counters, given)
         content = given[0] if single else {"count": len(given), "predictions": given}
-        await _send(send, 200, orjson.dumps(content))
+        await send_json(send, 200, orjson.dumps(content))
 
 
-def _is_json(scope: Scope) -> bool:
-    return any(
-        name == b"content-type" and value.partition(b";")[0].strip().lower() == b"application/json"
-        for name, value in scope["headers"]
-    )
-
-
-def _has_key(scope: Scope) -> bool:
-    return any(name == b"idempotency-key" for name, _ in scope["headers"])
+def _headers(scope: Scope) -> tuple[bool, bool]:
+    """Whether the body is JSON, and whether the request has a key."""
+    is_json = has_key = False
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            is_json = value == _JSON or value.partition(b";")[0].strip().lower() == _JSON
+        elif name == b"idempotency-key":
+            has_key = True
+    return is_json, has_key
 
 
 def _nothing(body: bytes) -> None:
@@ -96,43 +95,3 @@ async def _duplicate_key(body: bytes) -> list[str | int] | None:
     if len(body) < _SMALL_BODY_BYTES:
         return duplicate_key(body)
     return await run_in_threadpool(duplicate_key, body)
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body; ``None`` where it is too large."""
-    message = await receive()
-    if not message.get("more_body"):  # nearly always
-        body = message.get("body", b"")
-        return body if len(body) <= MAX_BODY_BYTES else None
-    parts, size = [message.get("body", b"")], len(message.get("body", b""))
-    while message.get("more_body"):
-        message = await receive()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > MAX_BODY_BYTES:
-            return None
-    return b"".join(parts)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """``receive`` as it was before the body was read."""
-    whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return whole.pop() if whole else await receive()
-
-    return again
-
-
-def _detail(kind: str, path: list[str | int], message: str) -> bytes:
-    return orjson.dumps({"detail": [{"type": kind, "loc": ["body", *path], "msg": message}]})
-
-
-async def _send(
-    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [_JSON, length, *(headers or [])]}
-    )
-    await send({"type": "http.response.body", "body": body})

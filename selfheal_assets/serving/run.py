@@ -1,28 +1,74 @@
-"""Start the service under uvicorn: what ``selfheal serve`` calls."""
+"""Start the service under uvicorn, in one process or several: what ``selfheal serve`` calls."""
 
-import logging
+import logging.config
+import os
+import signal
+import threading
+import time
+from functools import partial
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from selfheal_assets.serving.app import create_app
-from selfheal_assets.settings import Settings
+from selfheal_assets.serving.logs import log_config
+from selfheal_assets.settings import Settings, share_metrics
 
 SHUTDOWN_S = 10
+_ORPHAN_CHECK_S = 0.5
+_HEALTHCHECK_S = 30  # a busy machine is no reason to replace a worker
 
 
-def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
+def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> None:
     """Answer requests until the process is told to stop, then finish them and seal the log.
 
     Args:
-        settings: the installation to serve; its log level applies.
+        settings: the installation to serve; its log level and format apply.
         host: address to listen on; ``0.0.0.0`` for all.
         port: port to listen on.
+        workers: processes that answer. They share the port, the log's folder and the metrics' folder, and nothing
+            else: each follows the champion and writes segments by itself. One that dies is replaced.
     """
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    uvicorn.run(
-        create_app(settings),
+    logs = log_config(settings.log_format, settings.log_level)
+    logging.config.dictConfig(logs)  # before the application is made, which may have something to say
+    if workers == 1:
+        uvicorn.Server(_config(partial(create_app, settings), logs, host, port)).run()
+        return
+    folder = settings.root / "metrics"
+    share_metrics(folder)
+    worker = partial(_worker, settings.model_copy(update={"metrics_folder": folder}), os.getpid())
+    config = _config(worker, logs, host, port, workers=workers)
+    Multiprocess(config, sockets=[config.bind_socket()]).run()
+
+
+def _config(
+    application: partial[FastAPI], logs: dict[str, Any], host: str, port: int, **more: Any
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        factory=True,
         host=host,
         port=port,
-        log_level=settings.log_level.lower(),
+        log_config=logs,
+        access_log=False,
+        server_header=False,
+        ws="none",
         timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_worker_healthcheck=_HEALTHCHECK_S,
+        **more,
     )
+
+
+def _worker(settings: Settings, supervisor: int) -> FastAPI:
+    """What a worker process answers with."""
+    threading.Thread(target=_end_with, args=(supervisor,), name="orphan-check", daemon=True).start()
+    return create_app(settings)
+
+
+def _end_with(supervisor: int) -> None:
+    """Stop this worker when its supervisor was killed: it would hold the port with nobody to replace it."""
+    while os.getppid() == supervisor:
+        time.sleep(_ORPHAN_CHECK_S)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-import polars as pl
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,12 +26,13 @@ from pydantic import (
 )
 
 from selfheal_assets.core.spec import Feature, FeatureType
-from selfheal_assets.stores.label_ledger import COLUMNS
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 
 MAX_ROWS = 10_000
-FLOAT32_MAX, INT64_MAX = 3.4e38, 2**63 - 1  # the booster reads float32, the log keeps 64-bit integers
+FLOAT32_MAX = 3.4e38  # the booster reads float32
+# The log keeps 64-bit integers, and OpenAPI tells limits as doubles: the last number that both can hold.
+INT64_MAX = 2**63 - 1024
 TEXT_LENGTH = 200
 _EXAMPLE_NUMBER = 10
 
@@ -59,6 +59,11 @@ def _not_made(value: str) -> str:
     if _MADE_ID.fullmatch(value):
         raise ValueError("has the form of the ids that this service makes: choose another")
     return value
+
+
+def _whole(value: Any) -> Any:
+    """1.0 is an integer to JSON Schema, in which our fields are described, and to JSON itself."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 OwnId = Annotated[Text, AfterValidator(_not_made)]
@@ -135,12 +140,71 @@ class LabelsAccepted(Answer):
     accepted: int
 
 
+class LabelsWaiting(Answer):
+    """Labels that have landed and are not in the ledger yet."""
+
+    rows: int = Field(description="Sent to this API")
+    files: int = Field(description="Dropped into the landing folder; their rows are not counted yet")
+    oldest_file_landed_at: datetime | None
+
+
+class LabelsIngested(Answer):
+    """The ledger as the last ingestion left it."""
+
+    published_at: datetime
+    rows: int
+    unmatched: int = Field(description="Rows for a case or prediction that is not known (yet); they are kept")
+    newest_recorded_at: datetime | None
+
+
+class LabelCoverage(Answer):
+    """Of the cases that a champion has scored, how many have a label."""
+
+    cases: int
+    labelled_cases: int
+    share: float | None
+
+
+class RejectedLabel(Answer):
+    """Why a row, or where `row` is null a whole file, was set aside."""
+
+    file: str
+    row: int | None
+    reason: str
+    at: datetime | None
+
+
+class LabelsRejected(Answer):
+    """What was set aside, in `rejected/` of the landing folder."""
+
+    rows: int
+    files: int
+    newest: list[RejectedLabel]
+
+
+class LabelStatus(Answer):
+    """Where labels stand. All times are UTC."""
+
+    waiting: LabelsWaiting
+    ingested: LabelsIngested | None = Field(description="Null before the first ingestion")
+    coverage: LabelCoverage | None
+    rejected: LabelsRejected
+
+
 class LabelIn(Request):
     """An outcome that has become known. ``recorded_at``, when we learned it, is the time of the request."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("prediction_id", "entity_id")
+            ]
+        }
+    )
     prediction_id: Text | None = Field(None, description="The answer that the label belongs to")
     entity_id: Text | None = Field(None, description="Or the case; give at least one of the two")
-    label: Annotated[int, Field(strict=True, ge=0, le=1)] = Field(
+    label: Annotated[int, Field(strict=True, ge=0, le=1), BeforeValidator(_whole)] = Field(
         description="1 positive, 0 negative", examples=[1]
     )
     occurred_at: Moment | None = Field(None, description="When it became true, ISO 8601 (UTC); default: now")
@@ -221,7 +285,7 @@ def _number(feature: Feature) -> Any:
 def _integer(feature: Feature) -> Any:
     low = -INT64_MAX if feature.min is None else feature.min
     high = INT64_MAX if feature.max is None else feature.max
-    return Annotated[int, Field(strict=True, ge=low, le=high)]
+    return Annotated[int, Field(strict=True, ge=low, le=high), BeforeValidator(_whole)]
 
 
 def _category(feature: Feature) -> Any:
@@ -250,9 +314,8 @@ def case_columns(case: UseCase, rows: Sequence[CaseRequest]) -> CaseColumns:
     )
 
 
-def labels_frame(labels: Sequence[LabelIn], now: datetime) -> pl.DataFrame:
+def label_rows(labels: Sequence[LabelIn], now: datetime) -> list[dict[str, Any]]:
     """Validated labels in the shape of the ledger, learned at ``now`` (naive UTC)."""
-    rows = [
+    return [
         label.model_dump() | {"recorded_at": now, "occurred_at": label.occurred_at or now} for label in labels
     ]
-    return pl.DataFrame(rows, schema=COLUMNS)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from time import perf_counter
 
 import numpy as np
 import polars as pl
@@ -89,15 +90,23 @@ class ScoringService:
         registry: says which version is champion, and loads it.
         log: where answers are written before they leave.
         case: the use case; its features are what is scored and logged.
+        appended: told how many seconds the log took to make a group durable.
     """
 
-    def __init__(self, registry: ModelRegistry, log: PredictionLog, case: UseCase) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        log: PredictionLog,
+        case: UseCase,
+        appended: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._registry = registry
         self._log = log
         self._case = case
         self._champion: Champion | None = None
         self._refreshing = threading.Lock()
         self._problem: str | None = None
+        self._appended = appended
 
     @property
     def champion(self) -> Champion:
@@ -114,6 +123,16 @@ class ScoringService:
                 + ": run `selfheal replay`, or materialize `production_model`; it is served within seconds"
             )
         return champion
+
+    @property
+    def durability(self) -> str:
+        """What an answer waits for, see ``segments.Durability``."""
+        return self._log.durability.value
+
+    @property
+    def log_problem(self) -> str | None:
+        """Why the log cannot be written, or ``None``."""
+        return self._log.problem
 
     @property
     def problem(self) -> str | None:
@@ -216,6 +235,7 @@ class ScoringService:
         scorer = Scorer(champion.version, bundle.fingerprint, bundle.threshold)
         ids, line = group_line(cases, probability, scorer, predicted_at)
         scored = Scored(ids, probability, prediction, champion)
+        started = perf_counter()
         try:
             if write is not None:
                 write(scored, line)
@@ -226,4 +246,5 @@ class ScoringService:
                 f"the prediction log in {self._log.folder} cannot be written ({error.strerror or error}): "
                 "free space, or mend the folder's rights; nothing was answered"
             ) from error
+        self._appended(perf_counter() - started)
         return scored

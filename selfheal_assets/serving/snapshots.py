@@ -1,11 +1,8 @@
-"""What the service tells about monitoring: published snapshots, and its own counters since it started.
+"""What the service tells about monitoring: the snapshots that Dagster published.
 
 The warehouse is never opened here: while Dagster writes it, nobody else can.
 """
 
-import threading
-from collections import Counter
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +21,3 @@ def read_rows(published: Path, name: str, last: int) -> list[dict[str, Any]]:
     # JSON has no NaN and no infinity: unknown is null.
     finite = [pl.when(pl.col(c).is_finite()).then(pl.col(c)).alias(c) for c in floats]
     return frame.with_columns(finite).to_dicts()
-
-
-class Counters:
-    """What this process has done since it started. Safe to share between threads."""
-
-    def __init__(self, started_at: datetime) -> None:
-        self.started_at = started_at
-        self._counts: Counter[str] = Counter()
-        self._mutex = threading.Lock()
-
-    def add(self, name: str, count: int = 1) -> None:
-        """Count something."""
-        with self._mutex:
-            self._counts[name] += count
-
-    def read(self) -> dict[str, int]:
-        """All counts by name."""
-        with self._mutex:
-            return dict(self._counts)

@@ -40,3 +40,24 @@ def labelled_predictions(warehouse: Warehouse, start: datetime, end: datetime) -
            order by p.event_time, p.prediction_id""",
         [start, end],
     )
+
+
+def prediction_stats(warehouse: Warehouse) -> pl.DataFrame:
+    """All of the champions' predictions in one row, as ``fct_labelled_predictions`` was last built.
+
+    ``as_of`` (Datetime), ``total`` and ``last_24h`` (before ``as_of``, by when they were answered), the shares
+    ``mean_probability`` and ``predicted_positive``, ``labelled`` rows and their share ``label_coverage``, and
+    ``labelled_positive``, the share of positives among them; a share of no rows is null.
+    """
+    return warehouse.query(
+        """select
+               (select as_of from clock) as as_of,
+               count(*) as total,
+               count(*) filter (where predicted_at >= (select as_of from clock) - interval 24 hours) as last_24h,
+               avg(probability) as mean_probability,
+               avg(prediction) as predicted_positive,
+               count(label) as labelled,
+               count(label) / nullif(count(*), 0) as label_coverage,
+               avg(label) as labelled_positive
+           from fct_labelled_predictions"""
+    )

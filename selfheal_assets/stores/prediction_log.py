@@ -108,7 +108,14 @@ class PredictionLog:
         self.folder = folder
         self.durability = durability
         self._segments = SegmentWriter(folder, durability, max_bytes, max_age_s)
-        self.seal_if_old, self.close = self._segments.seal_if_old, self._segments.close
+        self.tend, self.probe = self._segments.tend, self._segments.probe
+        self.close = self._segments.close
+
+    @property
+    def problem(self) -> str | None:
+        """Why rows cannot be logged, as far as is known; ``None`` when the last ones could."""
+        reason = self._segments.problem
+        return f"the prediction log in {self.folder} cannot be written ({reason})" if reason else None
 
     def append(
         self,

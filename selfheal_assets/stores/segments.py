@@ -12,12 +12,14 @@ take only lines whose ``append`` had not returned.
 """
 
 import fcntl
+import logging
 import os
 import threading
 import time
 import uuid
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,13 @@ from selfheal_assets.stores.durable import sync_folder
 
 _VISIBLE = "[!.]*.jsonl"  # pathlib's '*' matches hidden files too
 _CHECKSUM_DIGITS = 8
+_LARGEST_PROBE = 1 << 20
 _LINE, _SEAL = b" ", b"="  # the kinds of lines
 OPEN, READY = "open", "ready"
 _NO_SEAL = (
     "the seal at its end is missing, so lines may be lost; to take what is left, move the file into open/"
 )
+logger = logging.getLogger(__name__)
 
 
 class Durability(StrEnum):
@@ -76,7 +80,7 @@ class SegmentWriter:
         folder: holds ``open/`` and ``ready/``.
         durability: what ``append`` waits for.
         max_bytes: a segment that has reached this size is sealed.
-        max_age_s: so is one of this age, when it is next written to or :meth:`seal_if_old` is called.
+        max_age_s: so is one of this age, when it is next written to or :meth:`tend` is called.
     """
 
     def __init__(
@@ -91,6 +95,13 @@ class SegmentWriter:
         self._path = folder
         self._lines = 0
         self._opened_at = 0.0
+        self._problem: str | None = None
+        self._failed_bytes = 1
+
+    @property
+    def problem(self) -> str | None:
+        """Why the last line or :meth:`probe` could not be written; ``None`` when it could."""
+        return self._problem
 
     def append(self, content: bytes) -> None:
         """Write one line: the whole of it, or nothing at all.
@@ -98,19 +109,35 @@ class SegmentWriter:
         Raises:
             OSError: it could not be written; the segment is as it was before.
         """
-        with self._mutex:
+        line = framed(content)
+        with self._mutex, self._noting(len(line)):
             if self._file is None:
                 self._file = self._open()
-            self._write(framed(content))
+            self._write(line)
             self._lines += 1
             if self._file.tell() >= self._max_bytes or self._is_old():
                 self._seal()
 
-    def seal_if_old(self) -> None:
-        """Hand over a segment that has its age although nothing is written any more."""
+    def tend(self) -> None:
+        """Hand over a segment that has its age; after a failure see whether lines can be written again."""
         with self._mutex:
             if self._file is not None and self._is_old():
                 self._seal()
+        if self.problem:
+            self.probe()
+
+    def probe(self) -> None:
+        """See whether as much could be written as failed last; tells by :attr:`problem`, raises nothing."""
+        place = self.folder / "open" / f".probe-{os.getpid()}-{threading.get_ident()}"
+        with suppress(OSError), self._mutex, self._noting(self._failed_bytes):
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("wb") as file:
+                    file.write(bytes(min(self._failed_bytes, _LARGEST_PROBE)))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                place.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Seal the open segment, if there is one."""
@@ -118,25 +145,43 @@ class SegmentWriter:
             if self._file is not None:
                 self._seal()
 
+    @contextmanager
+    def _noting(self, size: int) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._problem, self._failed_bytes = error.strerror or str(error), size
+            raise
+        self._problem = None
+
     def _is_old(self) -> bool:
         return time.monotonic() - self._opened_at > self._max_age_s
 
     def _write(self, line: bytes) -> None:
-        """On a full disk nothing stays: half a line would spoil the next one."""
         before = self._file.tell()
         try:
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            if self.durability is Durability.fsync:
-                os.fdatasync(self._file.fileno())
         except OSError:
-            try:
-                os.ftruncate(self._file.fileno(), before)
-                self._file.seek(before)
-            except OSError:  # then the next line goes into another segment
-                self._abandon()
+            self._take_back(before)
             raise
+        if self.durability is Durability.fsync:
+            try:
+                os.fdatasync(self._file.fileno())
+            except OSError:
+                # What the kernel has of this file is unknown from now on, and a second flush may claim success.
+                self._take_back(before)
+                self._abandon()
+                raise
+
+    def _take_back(self, before: int) -> None:
+        """Leave nothing of a line on a full disk: half of it would spoil the next one."""
+        try:
+            os.ftruncate(self._file.fileno(), before)
+            self._file.seek(before)
+        except OSError:
+            self._abandon()
 
     def _open(self) -> Any:
         opened = self.folder / OPEN
@@ -155,17 +200,20 @@ class SegmentWriter:
     def _seal(self) -> None:
         """Hand the segment over. Where that fails it stays in ``open/``, abandoned: its lines are safe there."""
         try:
+            self._write(_seal(self._lines, 0))
             self._file.flush()
-            with suppress(OSError):
-                self._write(_seal(self._lines, 0))
-                _move_to_ready(self._path)
+            _move_to_ready(self._path)
+        except OSError:
+            logger.exception("%s could not be handed over; the next ingestion adopts it", self._path)
         finally:
             self._abandon()
 
     def _abandon(self) -> None:
+        """Write no more to this segment; without its lock the next ingestion adopts it."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with suppress(OSError):
+                file.close()
 
 
 def _seal(lines: int, torn_bytes: int) -> bytes:

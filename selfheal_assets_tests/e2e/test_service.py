@@ -82,6 +82,16 @@ def curl_lines() -> list[str]:
     return [c.strip() for c in re.split(r"\n(?=\S)", blocks) if c.startswith("curl ")]
 
 
+def api_lines() -> list[str]:
+    """The requests of the API page's sections that need nothing but a champion."""
+    page = (README.parent / "docs" / "api.md").read_text()
+    sections = [
+        page.split(f"\n## {name}\n")[1].split("\n## ")[0] for name in ("Predict", "Idempotency", "Labels")
+    ]
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", "\n".join(sections), re.DOTALL))
+    return [c.strip() for c in re.split(r"\n(?=curl )", blocks)]
+
+
 def given(line: str) -> tuple[str, dict[str, str], str | None]:
     """Address, headers and body of a curl line."""
     address, *options = shlex.split(line.replace("\\\n", " "))[2:]
@@ -154,6 +164,17 @@ def test_the_answers_are_the_champions(asked: dict, without_dagster_home: Instal
     newest = asked["/monitoring/stats"][1]["decisions"][0]
     assert (newest["action"], newest["challenger"]) == ("PROMOTE", without_dagster_home.champion)
     assert asked["/monitoring/stats"][1]["service"]["counts"]["predictions"] == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="its lines use more of curl than this test knows")
+def test_every_line_of_the_api_page_is_answered(server: Server, asked: dict):
+    lines = api_lines()
+    answers = [ask(line, server.url) for line in lines]
+    assert [status for status, _ in answers] == [202 if "/labels " in line else 200 for line in lines], (
+        answers
+    )
+    skipped = next(body for _, body in answers if "rejected" in body and "indices" in body)
+    assert (skipped["count"], skipped["indices"], skipped["rejected_count"]) == (1, [0], 1)
 
 
 def test_a_promotion_is_served_within_seconds_without_a_failed_request(

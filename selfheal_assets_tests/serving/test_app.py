@@ -102,7 +102,8 @@ def test_request_id_is_echoed_or_made(client: TestClient):
 
 def test_openapi_describes_the_use_case(client: TestClient):
     case = client.get("/openapi.json").json()["components"]["schemas"]["Case"]
-    fee, plan = case["properties"]["monthly_fee"], case["properties"]["plan"]
+    fee, plan, age = (case["properties"][name] for name in ("monthly_fee", "plan", "age"))
+    assert (age["type"], age["minimum"], age["maximum"]) == ("integer", -(2**63) + 1024, 2**63 - 1024)
     assert (fee["minimum"], fee["maximum"], fee["description"]) == (0, 500, "Fee (EUR)")
     assert plan["enum"] == ["basic", "family"]
     assert case["required"] == ["monthly_fee", "plan", "age"]
@@ -114,7 +115,7 @@ def test_openapi_describes_the_use_case(client: TestClient):
 
 def test_answers_and_ingested_rows_agree(client: TestClient, installation: Installation):
     moment = "2021-02-03T04:05:06.789012+02:00"
-    odd = {"city": "Łódź\u0001 '\"", "balance": 1e-300, "visits": None, "age": -(2**63) + 1}
+    odd = {"city": "Łódź\u0001 '\"", "balance": 1e-300, "visits": None, "age": -(2**63) + 1024}
     cases = [GOOD | {"entity_id": "a", "event_time": moment}, GOOD | odd, GOOD | {"balance": 1 / 3}]
     answers = client.post("/predict/batch", json={"cases": cases}).json()["predictions"]
     answers.append(client.post("/predict", json=GOOD).json())
@@ -229,9 +230,24 @@ def test_what_is_not_a_case_is_422(client: TestClient, body: bytes):
     assert post(client, "/predict", body).status_code == 422
 
 
-@pytest.mark.parametrize("body", [b'{"city": "\xff"}', b"[" * 100_000])
-def test_what_cannot_be_parsed_is_400(client: TestClient, body: bytes):
-    assert post(client, "/predict", body).status_code == 400
+@pytest.mark.parametrize(
+    ("body", "kind", "where", "words"),
+    [
+        (b'{"city": "\xff"}', "invalid_utf8", ["body", 10], "byte 10 is 0xff"),
+        (b"[" * 100_000, "nested_too_deeply", ["body"], "3 levels"),
+        (b'{"age": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "nested_too_deeply", ["body"], "3 levels"),
+        (b'{"age": ' + b"9" * 5_000 + b"}", "number_too_long", ["body"], "4,300 digits"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/labels"])
+def test_what_cannot_be_parsed_says_why(
+    client: TestClient, path: str, body: bytes, kind: str, where: list[Any], words: str
+):
+    answer = post(client, path, body)
+    assert refused_fields(answer) == [where]
+    (problem,) = answer.json()["detail"]
+    assert problem["type"] == kind
+    assert words in problem["msg"]
 
 
 def test_broken_json_says_where(client: TestClient):
@@ -257,7 +273,7 @@ def test_a_thoroughly_wrong_batch_gets_a_short_answer(client: TestClient):
 
 def test_a_refused_batch_logs_nothing(client: TestClient, installation: Installation):
     client.post("/predict/batch", json={"cases": [GOOD, {}]})
-    assert not installation.settings.prediction_log.exists()
+    assert not list(installation.settings.prediction_log.rglob("*.jsonl"))
 
 
 # --- Labels -----------------------------------------------------------------------------------
@@ -317,6 +333,7 @@ def test_monitoring_before_anything_was_published(client: TestClient):
     client.post("/predict", json={})
     stats = client.get("/monitoring/stats").json()
     assert (stats["health"], stats["decisions"]) == (None, [])
+    assert (stats["predictions"], stats["open_alarms"]) == (None, None)
     counts = stats["service"]["counts"]
     assert {
         k: counts[k] for k in ("requests", "predictions", "predictions_with_warnings", "refused_requests")

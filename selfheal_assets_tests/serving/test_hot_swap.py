@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def free_port() -> int:
 
 @pytest.fixture
 def server(installation: Installation, tmp_path: Path) -> Iterator[Server]:
+    with serving(installation, tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def serving(installation: Installation, tmp_path: Path, workers: int = 1) -> Iterator[Server]:
+    """A service that is ready; it is killed at the end."""
     settings, port = installation.settings, free_port()
     environment = os.environ | {
         "SELFHEAL_USE_CASE": settings.use_case,
@@ -74,7 +82,7 @@ def server(installation: Installation, tmp_path: Path) -> Iterator[Server]:
     }
     program = (
         "from selfheal_assets.serving.run import serve; from selfheal_assets.settings import Settings; "
-        f"serve(Settings(), port={port})"
+        f"serve(Settings(), port={port}, workers={workers})"
     )
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
@@ -160,3 +168,32 @@ def test_a_killed_server_has_logged_what_it_answered(server: Server, installatio
     logged, acknowledged = ingested_ids(installation), {a["prediction_id"] for a in load.answers}
     assert acknowledged <= logged
     assert len(logged) <= len(acknowledged) + CLIENTS, "at most the requests under way were logged unanswered"
+
+
+def children(pid: int) -> set[int]:
+    """Worker processes that live: those of a process's children that spawn started."""
+    found = set()
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.add(int(child))
+    return found
+
+
+def test_a_killed_worker_loses_nothing_and_is_replaced(installation: Installation, tmp_path: Path):
+    with serving(installation, tmp_path, workers=2) as server:
+        wait_until(lambda: len(children(server.process.pid)) == 2, STARTS_WITHIN_S)
+        load, clients = start_load(server)
+        killed = children(server.process.pid).pop()
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: len(children(server.process.pid) - {killed}) == 2, STARTS_WITHIN_S)
+        before = len(load.answers)
+        wait_until(lambda: len(load.answers) > before + 20, 20)
+        stop_load(load, clients)
+
+        workers = children(server.process.pid)
+        server.process.kill()
+        server.process.wait()
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 20)
+    acknowledged = {a["prediction_id"] for a in load.answers}
+    assert acknowledged <= ingested_ids(installation)

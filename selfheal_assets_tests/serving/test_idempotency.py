@@ -33,6 +33,11 @@ def ask(client: Any, body: dict[str, Any], key: str | None = None, path: str = "
     return client.post(path, json=body, headers={"Idempotency-Key": key} if key else {})
 
 
+def conflicts(answer: httpx.Response) -> list[list[Any]]:
+    assert answer.status_code == 409, answer.text
+    return [problem["loc"] for problem in answer.json()["detail"]]
+
+
 def logged(installation: Installation) -> dict[str, dict[str, Any]]:
     """Everything in the log, ingested twice, by prediction id."""
     warehouse = open_warehouse(installation)
@@ -93,7 +98,7 @@ def test_a_batch_has_one_key(client: TestClient, installation: Installation):
 def test_a_key_that_comes_with_something_else_is_refused(client: TestClient, installation, path, body):
     first = ask(client, GOOD, "k")
     other = ask(client, body, "k", path)
-    assert refused_fields(other) == [["header", "Idempotency-Key"]]
+    assert conflicts(other) == [["header", "Idempotency-Key"]]
     assert "was used before, with another body" in other.json()["detail"][0]["msg"]
     assert ask(client, GOOD, "k").content == first.content
     assert len(logged(installation)) == 1
@@ -153,9 +158,9 @@ def test_a_used_id_with_another_case_is_refused_and_nothing_of_its_batch_is_logg
 ):
     ask(client, OWN)
     changed = OWN | {"age": 42}
-    assert refused_fields(ask(client, changed)) == [["body", "prediction_id"]]
+    assert conflicts(ask(client, changed)) == [["body", "prediction_id"]]
     batch = ask(client, {"cases": [GOOD, changed]}, path="/predict/batch")
-    assert refused_fields(batch) == [["body", "cases", 1, "prediction_id"]]
+    assert conflicts(batch) == [["body", "cases", 1, "prediction_id"]]
     assert list(logged(installation)) == ["order-7"]
 
 
@@ -328,7 +333,7 @@ def test_two_workers_answer_a_key_once(installation: Installation):
 def test_a_store_that_cannot_be_opened_is_503_and_mends_itself(
     client: TestClient, installation: Installation, name: str
 ):
-    (installation.settings.prediction_log / name).mkdir(parents=True)
+    (installation.settings.prediction_log / name).mkdir(parents=True, exist_ok=True)
     answer = ask(client, GOOD, "k")
     assert answer.status_code == 503, answer.text
     assert str(installation.settings.prediction_log) in answer.json()["detail"]
@@ -339,7 +344,7 @@ def test_a_store_that_cannot_be_opened_is_503_and_mends_itself(
 
 def test_a_damaged_store_says_what_to_do(client: TestClient, installation: Installation):
     folder = installation.settings.prediction_log
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "answers.sqlite").write_bytes(b"no database at all" * 100)
     answer = ask(client, GOOD, "k")
     assert answer.status_code == 503

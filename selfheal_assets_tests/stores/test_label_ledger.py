@@ -374,3 +374,49 @@ def test_a_mended_file_is_taken_when_it_is_moved_back(warehouse, folder):
     (folder / "rejected" / "l.csv").write_text(GOOD)
     os.rename(folder / "rejected" / "l.csv", folder / "l.csv")
     assert ingest(warehouse, folder).rows_added == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ocurred_at", "occurred_at"),
+        ("occured_at", "occurred_at"),
+        ("Occurred_At", "occurred_at"),
+        ("occurred", "occurred_at"),
+        ("occurred on", "occurred_at"),
+        ("recorded", "recorded_at"),
+        ("sorce", "source"),
+        ("predictionid", "prediction_id"),
+    ],
+)
+def test_a_misspelt_column_is_named_and_its_file_set_aside(warehouse, folder, given, meant):
+    land(folder, "l.csv", f"entity_id,label,{given}\na,1,2021-01-01\n")
+    assert ingest(warehouse, folder) == LabelIngestion(1, 0, 0, 0, 1)
+    (letter,) = dead_letters(folder, "l.csv")
+    assert f"column '{given}' looks like '{meant}'" in letter["reason"]
+
+
+@pytest.mark.parametrize(
+    "other", ["note", "prediction", "row_id", "reason", "branch", "amount", "entity_type"]
+)
+def test_other_columns_are_left_alone(warehouse, folder, other):
+    land(folder, "l.csv", f"entity_id,label,occurred_at,recorded_at,{other}\na,1,2021-01-01,2021-01-02,1\n")
+    assert ingest(warehouse, folder).rows_added == 1
+
+
+@pytest.mark.parametrize("spoiled", ["entity_id", "prediction_id", "source"])
+def test_a_nul_is_set_aside(warehouse, folder, spoiled):
+    row = {"entity_id": "a", "prediction_id": "p", "source": "s", "label": 1}
+    land(folder, "l.jsonl", json.dumps(row) + "\n" + json.dumps(row | {spoiled: "x\0y"}) + "\n")
+    assert ingest(warehouse, folder) == LabelIngestion(1, 2, 1, 1, 0)
+    (letter,) = dead_letters(folder, "l.jsonl")
+    assert (letter["row_id"], letter["reason"]) == (2, "an id or the source holds a NUL character")
+
+
+def test_a_note_never_replaces_a_file_that_has_its_name(warehouse, folder):
+    land(folder, "l.csv.jsonl", "no json")
+    ingest(warehouse, folder)
+    land(folder, "l.csv", "entity_id,label\na,x\n")
+    ingest(warehouse, folder)
+    assert (folder / "rejected" / "l.csv.jsonl").read_text() == "no json"
+    assert dead_letters(folder, "l-2.csv")[0]["reason"] == "label must be 0 or 1"

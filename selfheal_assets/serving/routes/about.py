@@ -1,37 +1,44 @@
-"""What this is, whether it can answer, and with which model."""
+"""What this is, and with which model it answers."""
 
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
 from selfheal_assets.serving.routes.service import UNAVAILABLE, Service
-from selfheal_assets.serving.scoring import NoChampion, ScoringService
+
+_LINKS = (
+    "docs",
+    "redoc",
+    "health",
+    "health/live",
+    "health/ready",
+    "model/info",
+    "predict",
+    "predict/batch",
+    "labels",
+    "labels/status",
+    "monitoring/stats",
+    "metrics",
+)
 
 
 def about_router(service: Service) -> APIRouter:
-    """What this is, whether it can answer, and with which model."""
+    """What this is, and with which model it answers."""
     router = APIRouter(tags=["about"])
     case = service.settings.case
 
     @router.get("/")
     def about() -> dict[str, Any]:
         """What this service predicts, and where to go on."""
-        links = {p: f"/{p}" for p in ("docs", "health", "model/info", "predict", "predict/batch", "labels")}
+        links = {p: f"/{p}" for p in _LINKS}
         return {
             "service": "selfheal",
             "use_case": case.name,
             "title": case.title,
             "description": case.description,
-            "links": links | {"monitoring/stats": "/monitoring/stats"},
+            "links": links,
         }
-
-    @router.get("/health", responses=UNAVAILABLE)
-    def health(response: Response) -> dict[str, Any]:
-        """Whether cases can be answered: 200 `ok` or `degraded` (see `problem`), 503 `unavailable`."""
-        answer = _health(service.scoring)
-        response.status_code = 503 if answer["status"] == "unavailable" else 200
-        return answer
 
     @router.get("/model/info", responses=UNAVAILABLE)
     def model_info() -> dict[str, Any]:
@@ -39,16 +46,6 @@ def about_router(service: Service) -> APIRouter:
         return _model_info(service)
 
     return router
-
-
-def _health(scoring: ScoringService) -> dict[str, Any]:
-    answer: dict[str, Any] = {"log_durability": "fsync", "problem": scoring.problem}
-    try:
-        champion = scoring.champion
-    except NoChampion as error:
-        return {"status": "unavailable", "model_version": None, "detail": str(error)} | answer
-    known = {"model_version": champion.version, "model_fingerprint": champion.bundle.fingerprint}
-    return {"status": "degraded" if scoring.problem else "ok"} | known | answer
 
 
 def _model_info(service: Service) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from selfheal_assets.serving.schemas import (
     case_columns,
 )
 
+_CONFLICT: dict[int | str, dict[str, Any]] = {
+    409: {"description": "A key or an id that was used for something else"}
+}
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -40,7 +43,7 @@ OnError = Annotated[
 def prediction_router(service: Service) -> APIRouter:
     """Answers to cases, one or many."""
     schemas = build_schemas(service.settings.case)
-    router = APIRouter(tags=["predict"], responses=UNAVAILABLE)
+    router = APIRouter(tags=["predict"], responses=UNAVAILABLE | _CONFLICT)
 
     @router.post("/predict", response_model=Prediction)
     async def predict(
@@ -89,7 +92,7 @@ def _batch(cases: list[CaseRequest | InvalidCase], key: str | None, skip: bool) 
             refused.append(Refused(i, case.given, problems))
         elif case.prediction_id and case.prediction_id in ids:
             problem = {
-                "type": "reused_id",
+                "type": "repeated_id",
                 "loc": ("body", "cases", i, "prediction_id"),
                 "msg": "an earlier case of this batch has this prediction_id: each case needs its own",
             }

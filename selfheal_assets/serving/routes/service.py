@@ -5,9 +5,11 @@ from typing import Any
 
 from selfheal_assets.serving.careful import CarefulPath
 from selfheal_assets.serving.group_commit import GroupCommit
+from selfheal_assets.serving.label_intake import LabelIntake
+from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.scoring import ScoringService
-from selfheal_assets.serving.snapshots import Counters
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores.api_keys import KeyRing
 
 UNAVAILABLE: dict[int | str, dict[str, Any]] = {
     503: {"description": "No production model, or the log cannot be written"}
@@ -22,4 +24,6 @@ class Service:
     scoring: ScoringService
     group: GroupCommit
     careful: CarefulPath
-    counters: Counters
+    labels: LabelIntake
+    counters: Metrics
+    keys: KeyRing

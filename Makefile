@@ -113,6 +113,21 @@ definitions: $(STAMP) ## Load Dagster's definitions as the daemon would
 ci: ## Run what CI runs
 	@bash .ci/run
 
+# --- Measure it -----------------------------------------------------------------------------
+# docs/benchmarks.md says how. Each ends with one line of JSON; ARGS=--help lists a program's options.
+
+.PHONY: bench-serving
+bench-serving: $(STAMP) ## Load the service, a plain peer and mlflow's server in turn (needs wrk; 6 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.serving $(ARGS)
+
+.PHONY: crash-log
+crash-log: $(STAMP) ## Kill services under load 200 times and count what is missing (12 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.crash_log $(ARGS)
+
+.PHONY: bench-ingest
+bench-ingest: $(STAMP) ## Ingest a million logged answers into a new warehouse (a minute)
+	@$(BIN)/python -m selfheal_assets_tests.bench.ingest $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

@@ -6,8 +6,11 @@ is remembered and then removed. A torn last line (the writer died) is reported a
 kept.
 """
 
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +21,7 @@ import duckdb
 import numpy as np
 import orjson
 import polars as pl
+import pyarrow as pa
 
 from selfheal_assets.core.encoding import polars_type
 from selfheal_assets.stores.segments import (
@@ -36,9 +40,11 @@ from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 2
 SHADOW_MARK = "~"
+_SLAB_ROWS, _BATCH_ROWS = 32_768, 250_000
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
+    "batch": pl.String,
     "predicted_at": pl.String,
     "model_version": pl.Int32,
     "model_fingerprint": pl.String,
@@ -182,7 +188,7 @@ def group_line(
         ValueError: a probability is not finite.
     """
     _require_finite(probability, scorer)
-    batch, moment = uuid.uuid4().hex, predicted_at.isoformat()
+    batch, moment = _new_batch(), predicted_at.isoformat()
     group = {
         "schema": SCHEMA_VERSION,
         "batch": batch,
@@ -237,6 +243,11 @@ def _ids(group: Mapping[str, Any], rows: int) -> list[str]:
     return [f"{i}{SHADOW_MARK}{group['model_version']}" for i in ids]
 
 
+def _new_batch() -> str:
+    """32 hexadecimal digits: the time in ms, then 80 random bits. So ids grow with time, see ``_insert_new``."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
 def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
     """Rows of a segment in the shape of the ``prediction_log`` table, and the size of its torn tail in bytes.
 
@@ -245,15 +256,27 @@ def read_segment(path: Path, case: UseCase) -> tuple[pl.DataFrame, int]:
         FileNotFoundError: its writer has moved it in the meantime.
     """
     lines, torn = read_lines(path)
+    frames = list(_slabs(path, lines, case))
+    return pl.concat(frames, rechunk=False) if frames else _Rows(case).frame(path.name), torn
+
+
+def _slabs(path: Path, lines: list[bytes], case: UseCase) -> Iterator[pl.DataFrame]:
+    """The rows of a segment, some ``_SLAB_ROWS`` at a time, which the processor's cache holds. Empties ``lines``."""
     rows = _Rows(case)
-    for number, line in enumerate(lines, 1):
+    lines.reverse()
+    for number in range(1, len(lines) + 1):
+        line = lines.pop()
         try:
             rows.add(orjson.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(
                 path, number, f"no line of the prediction log: {type(error).__name__}: {error}"
             ) from error
-    return rows.frame(path.name), torn
+        if rows.height >= _SLAB_ROWS:
+            yield rows.frame(path.name)
+            rows = _Rows(case)
+    if rows.height:
+        yield rows.frame(path.name)
 
 
 class _Rows:
@@ -261,36 +284,58 @@ class _Rows:
 
     def __init__(self, case: UseCase) -> None:
         self._types = {f.name: polars_type(f) for f in case.features}
-        self._cases: dict[str, list[Any]] = {name: [] for name in ("prediction_id", *_CASE_COLUMNS)}
+        self._cases: dict[str, list[Any]] = {name: [] for name in _CASE_COLUMNS}
         self._features: dict[str, list[Any]] = {name: [] for name in self._types}
         self._groups: dict[str, list[Any]] = {name: [] for name in _GROUP_COLUMNS}
         self._sizes: list[int] = []
+        self._clients_ids: list[str | None] = []
+        self._any_clients_ids = False
+        self.height = 0
 
     def add(self, group: dict[str, Any]) -> None:
         """Take one group in."""
         if group["schema"] != SCHEMA_VERSION:
             raise ValueError(f"schema {group['schema']}, this version reads {SCHEMA_VERSION}")
         size, given = len(group["entity_id"]), group["features"]
-        self._cases["prediction_id"] += _ids(group, size)
+        missing = [None] * size
         for name in _CASE_COLUMNS:
             self._cases[name] += group[name]
         for name, values in self._features.items():
-            values += given.get(name) or [None] * size
+            values += given.get(name) or missing
         for name, values in self._groups.items():
             values.append(group[name])
+        ids = group.get("prediction_id")
+        self._clients_ids += ids or missing
+        self._any_clients_ids |= ids is not None
         self._sizes.append(size)
+        self.height += size
 
     def frame(self, segment: str) -> pl.DataFrame:
         """Everything collected, in the shape of the ``prediction_log`` table."""
-        repeat = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        groups = pl.DataFrame(self._groups, schema=_GROUP_COLUMNS)[repeat]
+        sizes = np.array(self._sizes, dtype=np.int64)
+        repeat = np.repeat(np.arange(len(sizes)), sizes)
+        within = np.arange(self.height) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        groups = pl.DataFrame(self._groups, schema=_GROUP_COLUMNS)
+        groups = groups.with_columns(pl.col("predicted_at").str.to_datetime(_ISO))[repeat]
+        ids = groups.select(pl.format("{}-{}", "batch", pl.Series(within)))
         columns = {n: pl.Series(self._features[n], dtype=t) for n, t in self._types.items()}
-        return pl.DataFrame(self._cases | columns, schema_overrides=_CASE_COLUMNS).with_columns(
-            *groups.with_columns(pl.col("predicted_at").str.to_datetime(_ISO)),
+        frame = pl.DataFrame(self._cases | columns, schema_overrides=_CASE_COLUMNS).with_columns(
+            *groups.drop("batch"),
             pl.col("event_time").str.to_datetime(_ISO),
+            prediction_id=ids.to_series(),
             prediction=(pl.col("probability") >= groups["threshold"]).cast(pl.Int8),
             segment_file=pl.lit(segment),
         )
+        if self._any_clients_ids:
+            own = pl.Series(self._clients_ids, dtype=pl.String)
+            frame = frame.with_columns(prediction_id=pl.coalesce(own, "prediction_id"))
+        if SHADOWS & set(self._groups["role"]):
+            marked = pl.format(f"{{}}{SHADOW_MARK}{{}}", "prediction_id", "model_version")
+            is_shadow = pl.col("role").is_in(list(SHADOWS))
+            frame = frame.with_columns(
+                pl.when(is_shadow).then(marked).otherwise("prediction_id").alias("prediction_id")
+            )
+        return frame
 
 
 @dataclass(frozen=True)
@@ -306,44 +351,118 @@ class Ingestion:
 def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     """Bring every complete line of the log into the ``prediction_log`` table; a second call adds nothing.
 
-    Rows and the note that a segment is done are one transaction; its file is removed only afterwards. Segments
-    that a live service still writes are read up to their last complete line and read again next time.
+    Segments are taken in batches of at least ``_BATCH_ROWS`` rows, so that memory does not grow with the log.
+    The rows of a batch and the note that its segments are done are one transaction; the files are removed only
+    afterwards. Segments that a live service still writes are read up to their last complete line and read again
+    next time.
+
+    Raises:
+        DamagedSegment: a segment is not as its writer left it; nothing of its batch was ingested.
     """
     adopt_abandoned(folder)
     finished, live = segments(folder, READY), segments(folder, OPEN)
-    read = added = torn_total = 0
-    with warehouse.write() as connection:
-        done = {row[0] for row in connection.execute("select segment_file from ingested_segments").fetchall()}
-        for path in [*finished, *live]:
-            if path.name in done:
-                continue
-            try:
-                frame, torn = read_segment(path, case)
-            except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
-                continue
-            count = _insert_new(connection, case, frame)
-            read, added = read + frame.height, added + count
-            if path in finished:
-                torn_total += torn
-                connection.execute("insert into ingested_segments values (?, ?, ?)", [path.name, count, torn])
-    for path in finished:
+    left = _not_ingested(warehouse, [*finished, *live])
+    total = Ingestion(len(finished) + len(live), 0, 0, 0)
+    with closing(_one_ahead(_segments_read(left, case))) as coming:
+        while batch := _batch(coming):
+            with warehouse.write() as connection:
+                added = [_insert_new(connection, case, s.rows) for s in batch]
+                done = [(s, count) for s, count in zip(batch, added, strict=True) if s.path in finished]
+                for segment, count in done:
+                    note = [segment.path.name, count, segment.torn_bytes]
+                    connection.execute("insert into ingested_segments values (?, ?, ?)", note)
+            _remove([s.path for s, _ in done])
+            total = Ingestion(
+                total.segments,
+                total.rows_read + sum(s.rows_read for s in batch),
+                total.rows_added + sum(added),
+                total.torn_bytes + sum(s.torn_bytes for s, _ in done),
+            )
+    _remove([path for path in finished if path not in left])  # a crash left them behind
+    return total
+
+
+def _not_ingested(warehouse: Warehouse, paths: Sequence[Path]) -> list[Path]:
+    if not paths:
+        return []
+    done = set(warehouse.query("select segment_file from ingested_segments")["segment_file"])
+    return [path for path in paths if path.name not in done]
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
         path.unlink(missing_ok=True)
-    return Ingestion(len(finished) + len(live), read, added, torn_total)
 
 
-def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, frame: pl.DataFrame) -> int:
-    if frame.is_empty():
+@dataclass(frozen=True)
+class _Segment:
+    """What a file holds; ``rows`` without those whose id an earlier one has."""
+
+    path: Path
+    rows: pa.Table
+    rows_read: int
+    torn_bytes: int
+
+
+def _segments_read(paths: Sequence[Path], case: UseCase) -> Iterator[_Segment]:
+    for path in paths:
+        try:
+            yield _segment_read(path, case)
+        except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
+            continue
+
+
+def _segment_read(path: Path, case: UseCase) -> _Segment:
+    frame, torn = read_segment(path, case)
+    ids = frame["prediction_id"]
+    once = (
+        frame
+        if ids.n_unique() == len(ids)
+        else frame.unique("prediction_id", keep="first", maintain_order=True)
+    )
+    return _Segment(path, once.to_arrow(), frame.height, torn)
+
+
+def _one_ahead(coming: Iterator[_Segment]) -> Iterator[_Segment]:
+    """The same; the next is read by a thread while DuckDB, which needs no Python, takes the one before."""
+    with ThreadPoolExecutor(1, "read-ahead") as reader:
+        ahead = reader.submit(next, coming, None)
+        while (segment := ahead.result()) is not None:
+            ahead = reader.submit(next, coming, None)
+            yield segment
+
+
+def _batch(coming: Iterator[_Segment]) -> list[_Segment]:
+    """The next segments, as many as make ``_BATCH_ROWS`` rows."""
+    batch: list[_Segment] = []
+    rows = 0
+    while rows < _BATCH_ROWS and (segment := next(coming, None)) is not None:
+        batch.append(segment)
+        rows += segment.rows_read
+    return batch
+
+
+def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, rows: pa.Table) -> int:
+    """Insert the rows of a segment whose id the table does not have; returns how many.
+
+    The table has no index on ``prediction_id``: it would cost as much as everything else together, and would
+    have to fit into memory. Ids that the log makes begin with their time, so DuckDB skips what lies outside
+    ``between``.
+    """
+    if not rows.num_rows:
         return 0
-    first = frame.unique("prediction_id", keep="first", maintain_order=True)
-    connection.register("incoming", first.to_arrow())
     columns = (
         "prediction_id, entity_id, predicted_at, event_time, model_version, model_fingerprint, role, "
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"
     )
+    connection.register("incoming", rows)
+    span = one(connection, "select min(prediction_id), max(prediction_id) from incoming")
     inserted = one(
         connection,
         f"""insert into prediction_log ({columns}) select {columns} from incoming
-            where not exists (select 1 from prediction_log p where p.prediction_id = incoming.prediction_id)""",
+            where not exists (select 1 from prediction_log p
+                              where p.prediction_id = incoming.prediction_id and p.prediction_id between ? and ?)""",
+        list(span or ()),
     )
     connection.unregister("incoming")
     return int(inserted[0]) if inserted else 0

@@ -282,28 +282,28 @@ def read_lines(path: Path) -> tuple[list[bytes], int]:
         DamagedSegment: it is not as its writer left it; the message names the line.
         FileNotFoundError: its writer has moved it in the meantime.
     """
-    whole, end, tail = path.read_bytes().rpartition(b"\n")
-    lines = whole.split(b"\n") if end else []
-    sealed = bool(lines) and _is_seal(lines[-1])
-    contents = []
-    for number, line in enumerate(lines[:-1] if sealed else lines, 1):
+    lines = path.read_bytes().split(b"\n")
+    tail = lines.pop()  # of a segment that ends with a line, nothing
+    count, sealed = len(lines), bool(lines) and _is_seal(lines[-1])
+    seal = lines.pop() if sealed else b""
+    for number, line in enumerate(lines, 1):
         try:
-            contents.append(unframed(line))
+            lines[number - 1] = unframed(line)  # in place: a segment is large
         except ValueError as error:
             raise damaged(path, number, str(error)) from error
     if not sealed:
         if path.parent.name == READY:
-            raise damaged(path, len(lines) + 1, _NO_SEAL)
-        return contents, len(tail)
-    count, torn = map(int, unframed(lines[-1], _SEAL).split())
-    if tail or count != len(contents):
-        raise damaged(path, len(lines), f"its seal counts {count} lines before it, and nothing after")
-    return contents, torn
+            raise damaged(path, count + 1, _NO_SEAL)
+        return lines, len(tail)
+    told, torn = map(int, unframed(seal, _SEAL).split())
+    if tail or told != len(lines):
+        raise damaged(path, count, f"its seal counts {told} lines before it, and nothing after")
+    return lines, torn
 
 
 def damaged(path: Path, line: int, what: str) -> DamagedSegment:
     """The error for a segment that its user cannot take, with the mend."""
     return DamagedSegment(
-        f"{path}, line {line}: not as it was written ({what}); nothing was ingested. Restore the file, or move the "
-        "file out of the folder, then ingest again"
+        f"{path}, line {line}: not as it was written ({what}); nothing of it was ingested. Restore the file, or "
+        "move the file out of the folder, then ingest again"
     )

@@ -34,7 +34,7 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
         f"""create table if not exists applications (
             entity_id varchar not null, event_time timestamp not null, {features})""",
         f"""create table if not exists prediction_log (
-            prediction_id varchar primary key, entity_id varchar not null, predicted_at timestamp not null,
+            prediction_id varchar not null, entity_id varchar not null, predicted_at timestamp not null,
             event_time timestamp not null, model_version integer not null, model_fingerprint varchar not null,
             role varchar not null, {features}, probability double not null, prediction tinyint not null,
             threshold double not null, segment_file varchar not null)""",

@@ -247,7 +247,7 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(warehouse, case, folder, da
     segment.write_bytes(b"\n".join([lines[0], damage(lines[1]), *lines[2:]]))
     with pytest.raises(DamagedSegment) as caught:
         ingest(warehouse, case, folder)
-    for expected in (f"{segment}, line 2", "nothing was ingested", "move the file out"):
+    for expected in (f"{segment}, line 2", "nothing of it was ingested", "move the file out"):
         assert expected in str(caught.value)
     assert logged(warehouse) == [] and len(segments(folder, "ready")) == 2
     segment.write_bytes(whole)
@@ -343,7 +343,9 @@ def test_ingesting_while_a_writer_writes_and_seals_loses_and_doubles_nothing(war
 
     writer = threading.Thread(target=write)
     writer.start()
-    added = sum(ingest(warehouse, case, folder).rows_added for _ in range(8))
+    added = calls = 0
+    while calls < 8 or len(given) < 30:
+        added, calls = added + ingest(warehouse, case, folder).rows_added, calls + 1
     stop.set()
     writer.join()
     log.close()

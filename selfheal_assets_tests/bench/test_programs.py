@@ -1,0 +1,42 @@
+"""The programs run, small, and what they count is what is there."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from selfheal_assets_tests.bench.crash_log import Crashes
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_million_rows_in_small(tmp_path):
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.ingest", "--rows", "30000", "--rounds", "1"]
+    ran = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert told["wrong"] == [] and told["rows"] == 30000 and told["rows_per_second"] > 0
+    assert 50 < told["peak_mb"] < 1000
+    assert list(tmp_path.iterdir()) == [], "it removes what it wrote"
+
+
+def test_the_crash_test_counts_what_is_lost_doubled_and_changed(tmp_path):
+    crashes = Crashes(tmp_path, connections=3, load_s=0.5, command_every=100, workers=1, seed=1)
+    counted = crashes.run(rounds=3, lanes=1)
+    assert (counted["forked"], counted["command"]) == (3, 0)
+    assert counted["acknowledged"] > 3 and counted["ingestions"] >= 2
+    assert counted["lost"] == counted["duplicated"] == counted["corrupted"] == 0
+
+    first, second, third, fourth, *_ = sorted(crashes.count.said)
+    with crashes.warehouse.write() as connection:
+        connection.execute("delete from prediction_log where prediction_id = ?", [first])
+        connection.execute("update prediction_log set amount = amount + 1 where prediction_id = ?", [second])
+        connection.execute(
+            "update prediction_log set probability = probability / 2 where prediction_id = ?", [third]
+        )
+        connection.execute(
+            "insert into prediction_log select * from prediction_log where prediction_id = ?", [fourth]
+        )
+    spoilt = crashes._counted()
+    assert [spoilt[n] for n in ("lost", "corrupted", "duplicated")] == [1, 2, 1]

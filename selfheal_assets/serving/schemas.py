@@ -32,8 +32,8 @@ from selfheal_assets.use_case import UseCase
 
 MAX_ROWS = 10_000
 FLOAT32_MAX = 3.4e38  # the booster reads float32
-# The log keeps 64-bit integers, and OpenAPI tells limits as doubles: the last number that both can hold.
-INT64_MAX = 2**63 - 1024
+# The log keeps 64-bit integers, and OpenAPI tells limits as rounded doubles: a number that is the same in all.
+INT64_MAX = 9_200_000_000_000_000_000
 TEXT_LENGTH = 200
 _EXAMPLE_NUMBER = 10
 
@@ -53,11 +53,11 @@ def as_moment(value: Any) -> Any:
 WITHOUT_NUL = r"^[^\x00]*$"
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=TEXT_LENGTH, pattern=WITHOUT_NUL)]
 # The form of the ids that the log makes: a client's must not meet one of them.
-_MADE_ID = re.compile(rf"[0-9a-f]{{32}}-[0-9]+|.*{SHADOW_MARK}[0-9]+", re.DOTALL)
+_MADE_ID = re.compile(rf"^[0-9a-f]{{32}}-[0-9]+$|{SHADOW_MARK}[0-9]+$")
 
 
 def _not_made(value: str) -> str:
-    if _MADE_ID.fullmatch(value):
+    if _MADE_ID.search(value):
         raise ValueError("has the form of the ids that this service makes: choose another")
     return value
 
@@ -67,7 +67,11 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-OwnId = Annotated[Text, AfterValidator(_not_made)]
+OwnId = Annotated[
+    Text,
+    AfterValidator(_not_made),
+    Field(json_schema_extra={"not": {"pattern": _MADE_ID.pattern}}),
+]
 Moment = Annotated[datetime, BeforeValidator(as_moment)]
 
 

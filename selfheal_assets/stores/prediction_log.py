@@ -8,7 +8,8 @@ kept.
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 2
 SHADOW_MARK = "~"
-_SLAB_ROWS, _BATCH_ROWS = 32_768, 250_000
+_SLAB_ROWS, _PARTS_AHEAD, _BATCH_ROWS = 32_768, 6, 250_000
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
@@ -362,24 +363,19 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     adopt_abandoned(folder)
     finished, live = segments(folder, READY), segments(folder, OPEN)
     left = _not_ingested(warehouse, [*finished, *live])
-    total = Ingestion(len(finished) + len(live), 0, 0, 0)
-    with closing(_one_ahead(_segments_read(left, case))) as coming:
-        while batch := _batch(coming):
+    read = added = torn_bytes = 0
+    with closing(_read_ahead(_parts(left, case))) as parts:
+        while (first := next(parts, None)) is not None:
             with warehouse.write() as connection:
-                added = [_insert_new(connection, case, s.rows) for s in batch]
-                done = [(s, count) for s, count in zip(batch, added, strict=True) if s.path in finished]
-                for segment, count in done:
-                    note = [segment.path.name, count, segment.torn_bytes]
-                    connection.execute("insert into ingested_segments values (?, ?, ?)", note)
-            _remove([s.path for s, _ in done])
-            total = Ingestion(
-                total.segments,
-                total.rows_read + sum(s.rows_read for s in batch),
-                total.rows_added + sum(added),
-                total.torn_bytes + sum(s.torn_bytes for s, _ in done),
-            )
+                batch = _Batch(connection, case)
+                batch.take(first)
+                while not batch.is_full and (part := next(parts, None)) is not None:
+                    batch.take(part)
+            _remove(batch.finished)
+            read, added = read + batch.read, added + batch.added
+            torn_bytes += batch.torn_bytes
     _remove([path for path in finished if path not in left])  # a crash left them behind
-    return total
+    return Ingestion(len(finished) + len(live), read, added, torn_bytes)
 
 
 def _not_ingested(warehouse: Warehouse, paths: Sequence[Path]) -> list[Path]:
@@ -394,63 +390,75 @@ def _remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+class _Batch:
+    """The segments that one transaction takes."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
+        self._connection, self._case = connection, case
+        self.read = self.added = self.torn_bytes = self._added_of_segment = 0
+        self.finished: list[Path] = []
+        self.is_full = False
+
+    def take(self, part: "_Part") -> None:
+        """Insert what is new, and note a finished segment after its last rows."""
+        if part.rows is not None:
+            self.read += part.rows_read
+            self._added_of_segment += _insert_new(self._connection, self._case, part.rows)
+            return
+        if part.path.parent.name == READY:
+            note = [part.path.name, self._added_of_segment, part.torn_bytes]
+            self._connection.execute("insert into ingested_segments values (?, ?, ?)", note)
+            self.finished.append(part.path)
+            self.torn_bytes += part.torn_bytes
+        self.added += self._added_of_segment
+        self._added_of_segment = 0
+        self.is_full = self.read >= _BATCH_ROWS
+
+
 @dataclass(frozen=True)
-class _Segment:
-    """What a file holds; ``rows`` without those whose id an earlier one has."""
+class _Part:
+    """Some rows of a segment, without those whose id an earlier one of them has; none after the last."""
 
     path: Path
-    rows: pa.Table
-    rows_read: int
-    torn_bytes: int
+    rows: pa.Table | None
+    rows_read: int = 0
+    torn_bytes: int = 0
 
 
-def _segments_read(paths: Sequence[Path], case: UseCase) -> Iterator[_Segment]:
+def _parts(paths: Sequence[Path], case: UseCase) -> Iterator[_Part]:
     for path in paths:
         try:
-            yield _segment_read(path, case)
+            lines, torn = read_lines(path)
         except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
             continue
+        for frame in _slabs(path, lines, case):
+            once = frame
+            if frame["prediction_id"].n_unique() < frame.height:
+                once = frame.unique("prediction_id", keep="first", maintain_order=True)
+            yield _Part(path, once.to_arrow(), frame.height)
+        yield _Part(path, None, torn_bytes=torn)
 
 
-def _segment_read(path: Path, case: UseCase) -> _Segment:
-    frame, torn = read_segment(path, case)
-    ids = frame["prediction_id"]
-    once = (
-        frame
-        if ids.n_unique() == len(ids)
-        else frame.unique("prediction_id", keep="first", maintain_order=True)
-    )
-    return _Segment(path, once.to_arrow(), frame.height, torn)
-
-
-def _one_ahead(coming: Iterator[_Segment]) -> Iterator[_Segment]:
-    """The same; the next is read by a thread while DuckDB, which needs no Python, takes the one before."""
+def _read_ahead(parts: Iterator[_Part]) -> Generator[_Part]:
+    """The same; the next ones are read by a thread while DuckDB, which needs no Python, inserts."""
     with ThreadPoolExecutor(1, "read-ahead") as reader:
-        ahead = reader.submit(next, coming, None)
-        while (segment := ahead.result()) is not None:
-            ahead = reader.submit(next, coming, None)
-            yield segment
-
-
-def _batch(coming: Iterator[_Segment]) -> list[_Segment]:
-    """The next segments, as many as make ``_BATCH_ROWS`` rows."""
-    batch: list[_Segment] = []
-    rows = 0
-    while rows < _BATCH_ROWS and (segment := next(coming, None)) is not None:
-        batch.append(segment)
-        rows += segment.rows_read
-    return batch
+        ahead = deque(reader.submit(next, parts, None) for _ in range(_PARTS_AHEAD))
+        try:
+            while (part := ahead.popleft().result()) is not None:
+                ahead.append(reader.submit(next, parts, None))
+                yield part
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, rows: pa.Table) -> int:
-    """Insert the rows of a segment whose id the table does not have; returns how many.
+    """Insert the rows whose id the table does not have; returns how many.
 
     The table has no index on ``prediction_id``: it would cost as much as everything else together, and would
     have to fit into memory. Ids that the log makes begin with their time, so DuckDB skips what lies outside
     ``between``.
     """
-    if not rows.num_rows:
-        return 0
     columns = (
         "prediction_id, entity_id, predicted_at, event_time, model_version, model_fingerprint, role, "
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"

@@ -162,14 +162,17 @@ def _ingested(folder: Path) -> dict[str, Any]:
 
 
 def _cpu_s() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def peak_mb() -> float:
-    """Most memory that this process has held at a time, in MB, with the largest of its children on top."""
-    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(used) / 1000 if sys.platform != "darwin" else sum(used) / 1e6
+    """Most memory that this process has held at a time, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # a child's ru_maxrss begins with what its parent held when it was forked
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from selfheal_assets.serving.app import create_app
+from selfheal_assets.serving.schemas import INT64_MAX
 from selfheal_assets.stores import label_ledger, prediction_log
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
@@ -103,7 +104,7 @@ def test_request_id_is_echoed_or_made(client: TestClient):
 def test_openapi_describes_the_use_case(client: TestClient):
     case = client.get("/openapi.json").json()["components"]["schemas"]["Case"]
     fee, plan, age = (case["properties"][name] for name in ("monthly_fee", "plan", "age"))
-    assert (age["type"], age["minimum"], age["maximum"]) == ("integer", -(2**63) + 1024, 2**63 - 1024)
+    assert (age["type"], age["minimum"], age["maximum"]) == ("integer", -INT64_MAX, INT64_MAX)
     assert (fee["minimum"], fee["maximum"], fee["description"]) == (0, 500, "Fee (EUR)")
     assert plan["enum"] == ["basic", "family"]
     assert case["required"] == ["monthly_fee", "plan", "age"]
@@ -115,7 +116,7 @@ def test_openapi_describes_the_use_case(client: TestClient):
 
 def test_answers_and_ingested_rows_agree(client: TestClient, installation: Installation):
     moment = "2021-02-03T04:05:06.789012+02:00"
-    odd = {"city": "Łódź\u0001 '\"", "balance": 1e-300, "visits": None, "age": -(2**63) + 1024}
+    odd = {"city": "Łódź\u0001 '\"", "balance": 1e-300, "visits": None, "age": -INT64_MAX}
     cases = [GOOD | {"entity_id": "a", "event_time": moment}, GOOD | odd, GOOD | {"balance": 1 / 3}]
     answers = client.post("/predict/batch", json={"cases": cases}).json()["predictions"]
     answers.append(client.post("/predict", json=GOOD).json())

@@ -2,6 +2,8 @@
 
 import shutil
 import threading
+import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import orjson
 import polars as pl
 import pytest
 
+from selfheal_assets.stores import prediction_log
 from selfheal_assets.stores.prediction_log import (
     CaseColumns,
     PredictionLog,
@@ -458,3 +461,41 @@ def test_of_two_rows_with_one_id_the_first_is_kept_wherever_the_second_is(wareho
     made = [i for i in rows if i not in ("a", "b", "c")]
     assert {i: rows[i] for i in ("a", "b", "c")} == {"a": 1.0, "b": 2.0, "c": 3.0}
     assert len(made) == 2 and given[1] in made
+
+
+def test_ids_grow_with_time(folder):
+    log = PredictionLog(folder)
+    first = answer(log, 1)
+    time.sleep(0.002)
+    assert first < answer(log, 1)
+    log.close()
+
+
+def test_batches_of_an_ingestion_are_transactions_of_their_own(warehouse, case, folder, monkeypatch):
+    monkeypatch.setattr(prediction_log, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(prediction_log, "_SLAB_ROWS", 3)
+    kept = [sealed(folder, batches=3) for _ in range(2)]
+    damaged, last = sealed(folder, batches=2)
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole.replace(b"family", b"basic!", 1))
+    with pytest.raises(DamagedSegment, match="nothing of it was ingested"):
+        ingest(warehouse, case, folder)
+    assert sorted(logged(warehouse)) == sorted(i for _, ids in kept for i in ids)
+    assert segments(folder, "ready") == [damaged]
+    damaged.write_bytes(whole)
+    assert ingest(warehouse, case, folder).rows_added == len(last)
+
+
+def test_an_id_given_twice_far_apart_in_a_segment_is_kept_once(warehouse, case, folder, monkeypatch):
+    monkeypatch.setattr(prediction_log, "_SLAB_ROWS", 2)
+    log = PredictionLog(folder)
+    for n in range(3):
+        columns = prediction_log.case_columns(members(2, 2 * n), FEATURES)
+        named = replace(columns, prediction_id=["mine", None])
+        log.append_columns(named, np.array([n / 10, 0.5]), SCORER, SERVED)
+    log.close()
+    done = ingest(warehouse, case, folder)
+    assert (done.rows_read, done.rows_added) == (6, 4)
+    assert warehouse.query("select probability from prediction_log where prediction_id = 'mine'").rows() == [
+        (0.0,)
+    ]

@@ -69,9 +69,12 @@ serve: $(STAMP) ## Start the prediction service
 
 # --- Test it --------------------------------------------------------------------------------
 
+# Processes that share the tests; PARALLEL= runs them one after another in this one.
+PARALLEL ?= -n logical --maxprocesses 8 --dist loadgroup
+
 .PHONY: test
 test: $(STAMP) ## Run all tests (ARGS='-k promotion' chooses)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the fast tests only
@@ -79,7 +82,7 @@ test-unit: $(STAMP) ## Run the fast tests only
 
 .PHONY: test-integration
 test-integration: $(STAMP) ## Run the tests that cross processes and databases, or drive the loop and the UI
-	@$(BIN)/python -m pytest -m "integration or e2e" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "integration or e2e" $(ARGS)
 
 .PHONY: test-data
 test-data: $(STAMP) ## Validate the shipped data and the use cases' schemas

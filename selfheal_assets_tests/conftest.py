@@ -18,6 +18,33 @@ from selfheal_assets_tests import toy
 COMMAND = [sys.executable, "-c", "from selfheal_assets.cli import main; main()"]
 
 
+# Groups of tests that go first, each in one process: those that share a fixture of a minute, or live through more.
+_LONG = {
+    "lived": "lived",
+    "without_dagster_home": "shell",
+    "with_dagster_home": "shell",
+    "test_shell.py": "shell",
+    "test_replay.py": "lived",
+    "test_openapi.py": "openapi",
+    "test_shadow.py": "shadow",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests (pytest-xdist), keep together what belongs together."""
+
+    def group(item: pytest.Item) -> str:
+        names = [item.path.name, *getattr(item, "fixturenames", ())]
+        return next((_LONG[name] for name in names if name in _LONG), str(item.path))
+
+    groups = {item: group(item) for item in items}
+    for item, name in groups.items():
+        item.add_marker(pytest.mark.xdist_group(name))
+    longest_first = list(_LONG.values())
+    items.sort(key=lambda i: longest_first.index(groups[i]) if groups[i] in longest_first else len(_LONG))
+
+
 def environment(**values: str) -> dict[str, str]:
     """The process's environment without what would redirect selfheal, with these values."""
     ours = ("SELFHEAL_", "MLFLOW_", "DAGSTER_HOME", "MONITORING_")

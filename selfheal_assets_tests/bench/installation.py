@@ -51,7 +51,8 @@ def install(home: Path, cases: Cases) -> tuple[Settings, int]:
         The installation's settings and the champion's version.
     """
     warnings.simplefilter("ignore")
-    logging.disable(logging.INFO)  # how MLflow makes its database
+    for name in ("mlflow", "alembic"):  # how MLflow makes its database
+        logging.getLogger(name).setLevel(logging.WARNING)
     settings = settings_in(home)
     case = settings.case
     as_of = datetime.combine(case.go_live, datetime.min.time())

@@ -9,7 +9,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from selfheal_assets.serving.compiled import CaseDecoder, duplicate_key
-from selfheal_assets.serving.schemas import CaseRequest, InvalidCase, build_schemas, case_columns
+from selfheal_assets.serving.schemas import INT64_MAX, CaseRequest, InvalidCase, build_schemas, case_columns
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 from selfheal_assets_tests.serving.conftest import GOOD, settings_in
@@ -184,7 +184,7 @@ def test_so_it_is_with_batches(case: UseCase, texts: list[str], end: str):
 @settings(max_examples=300, deadline=None, database=None)
 @given(
     values=st.fixed_dictionaries(
-        {"monthly_fee": st.floats(0, 500), "age": st.integers(-(2**63) + 1024, 2**63 - 1024)}
+        {"monthly_fee": st.floats(0, 500), "age": st.integers(-INT64_MAX, INT64_MAX)}
     )
 )
 def test_plain_requests_are_taken(case: UseCase, values: dict[str, Any]):

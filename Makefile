@@ -70,7 +70,7 @@ serve: $(STAMP) ## Start the prediction service
 # --- Test it --------------------------------------------------------------------------------
 
 # Processes that share the tests; PARALLEL= runs them one after another in this one.
-PARALLEL ?= -n logical --maxprocesses 8 --dist loadgroup
+PARALLEL ?= -n logical --maxprocesses 8 --no-loadscope-reorder
 
 .PHONY: test
 test: $(STAMP) ## Run all tests (ARGS='-k promotion' chooses)

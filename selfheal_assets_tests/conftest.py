@@ -18,31 +18,38 @@ from selfheal_assets_tests import toy
 COMMAND = [sys.executable, "-c", "from selfheal_assets.cli import main; main()"]
 
 
-# Groups of tests that go first, each in one process: those that share a fixture of a minute, or live through more.
-_LONG = {
-    "lived": "lived",
-    "without_dagster_home": "shell",
-    "with_dagster_home": "shell",
-    "test_shell.py": "shell",
-    "test_replay.py": "lived",
-    "test_openapi.py": "openapi",
-    "test_shadow.py": "shadow",
+# Files whose tests stay in one process where several share them (pytest-xdist), as they share a fixture that takes a
+# minute; the groups go first, the longest first, so that no process waits for another at the end.
+_TOGETHER = {
+    "lived": ("test_replay.py", "test_cli.py", "test_health.py", "test_no_future_label.py"),
+    "shell": ("test_service.py", "test_shell.py", "test_ui.py", "test_runbook.py"),
+    "openapi": ("test_openapi.py",),
+    "shadow": ("test_shadow.py",),
 }
+_GROUP = {name: group for group, names in _TOGETHER.items() for name in names}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads the marks
+def _group(nodeid: str) -> str:
+    path = nodeid.partition("::")[0]
+    return _GROUP.get(path.rpartition("/")[2], path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests (pytest-xdist), keep together what belongs together."""
+    """Begin with the long groups."""
+    order = list(_TOGETHER)
+    items.sort(key=lambda item: [*order, _group(item.nodeid)].index(_group(item.nodeid)))
 
-    def group(item: pytest.Item) -> str:
-        names = [item.path.name, *getattr(item, "fixturenames", ())]
-        return next((_LONG[name] for name in names if name in _LONG), str(item.path))
 
-    groups = {item: group(item) for item in items}
-    for item, name in groups.items():
-        item.add_marker(pytest.mark.xdist_group(name))
-    longest_first = list(_LONG.values())
-    items.sort(key=lambda i: longest_first.index(groups[i]) if groups[i] in longest_first else len(_LONG))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Processes take a group at a time: a file, or one of those above."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return ByGroup(config, log)
 
 
 def environment(**values: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ class DbtProject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the project's files, the warehouse it is for and dbt's version."""
+        """Names the project's files, dbt's version, and the warehouse's name: dbt writes it into the queries."""
         if not (self.folder / "dbt_project.yml").is_file():
             raise DbtFailed(
                 f"no dbt project in {self.folder}: run from a checkout, or set SELFHEAL_PROJECT to the "
@@ -79,7 +79,7 @@ class DbtProject:
         )
         names = [str(path.relative_to(self.folder)) for path in files]
         versions = [version("dbt-core"), version("dbt-duckdb")]
-        about = orjson.dumps([*versions, str(self.folder), str(self.warehouse), *names])
+        about = orjson.dumps([*versions, str(self.folder), self.warehouse.name, *names])
         return fingerprint.of_bytes(about, *(path.read_bytes() for path in files))
 
     def manifest(self) -> dict[str, Any]:
@@ -104,14 +104,15 @@ class DbtProject:
         with self._alone():
             manifest = self._parsed or self._parse()
             chosen = ("--select", *names, "--indirect-selection", "empty") if names else ()
-            done = self._invoke(["build", "--no-write-json", *chosen], manifest)
+            done = self._invoke(["build", "--no-write-json", *chosen], manifest, str(self.warehouse))
         return [_result(node) for node in done.results]
 
     def _parse(self) -> "Manifest":
-        self._parsed = manifest = self._invoke(["parse", "--write-json"], None)
+        # Whatever folder the warehouse is in, so that dbt finds what it has parsed for another one.
+        self._parsed = manifest = self._invoke(["parse", "--write-json"], None, self.warehouse.name)
         return manifest
 
-    def _invoke(self, arguments: list[str], manifest: "Manifest | None") -> Any:
+    def _invoke(self, arguments: list[str], manifest: "Manifest | None", warehouse: str) -> Any:
         from dbt.cli.main import dbtRunner
 
         folders = {
@@ -121,7 +122,7 @@ class DbtProject:
             "--log-path": self.work / "logs",
         }
         places = [str(part) for pair in folders.items() for part in pair]
-        with _environment({"SELFHEAL_WAREHOUSE": str(self.warehouse)}), _closing_connections():
+        with _environment({"SELFHEAL_WAREHOUSE": warehouse}), _closing_connections():
             outcome = dbtRunner(manifest=manifest).invoke([*_QUIETLY, *arguments, *places])
         if outcome.result is not None:
             return outcome.result

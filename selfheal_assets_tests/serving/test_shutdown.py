@@ -118,6 +118,9 @@ def test_its_log_is_text_where_asked_and_its_answers_do_not_say_what_serves(
     log = tmp_path / "serve.log"
     with served(installation, log, SELFHEAL_LOG_FORMAT="text", SELFHEAL_ACCESS_LOG="all") as (_, url):
         answer = httpx.get(f"{url}/model/info", headers={"x-request-id": "told"})
+        deadline = time.monotonic() + 10  # the line is written after the answer has left
+        while "[told]" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
     assert "server" not in answer.headers
     [line] = [line for line in log.read_text().splitlines() if "[told]" in line]
     assert "INFO selfheal.access [told] GET /model/info 200" in line

@@ -1,5 +1,6 @@
 """The replay from end to end: nobody looks into the future, and no crash costs or doubles anything."""
 
+import os
 from collections import Counter
 from datetime import datetime
 
@@ -93,7 +94,7 @@ def test_a_reference_before_the_data_is_told_before_anything_is_written(tmp_path
     with pytest.raises(SourceError, match=message) as caught, dg.DagsterInstance.ephemeral() as instance:
         Replay(settings, instance)
     assert str(tmp_path / "toy.parquet") in str(caught.value)
-    assert not settings.root.exists()
+    assert os.listdir(settings.root) == ["dbt"], "as it was before"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_a_file_without_traffic_is_told_before_anything_is_written(tmp_path, row
     rows.write_parquet(tmp_path / "toy.parquet")
     with pytest.raises(SourceError, match=message), dg.DagsterInstance.ephemeral() as instance:
         Replay(settings, instance)
-    assert not settings.root.exists()
+    assert os.listdir(settings.root) == ["dbt"], "as it was before"
 
 
 def test_a_killed_replay_knew_no_future_label_either(lived: Lived):

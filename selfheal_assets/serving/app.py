@@ -34,7 +34,9 @@ LOOKS_PER_SHADOW = 5  # who scores in shadow is asked for less often than the ch
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
+def create_app(
+    settings: Settings, refresh_s: float = 1.0, started: Callable[[], None] = lambda: None
+) -> FastAPI:
     """The prediction service of one installation.
 
     Args:
@@ -59,7 +61,7 @@ def create_app(settings: Settings, refresh_s: float = 1.0) -> FastAPI:
         description=f"{case.description}\n\nEach answer is in the prediction log before it leaves.",
         docs_url=None,  # routes.docs has them, without a CDN
         redoc_url=None,
-        lifespan=_lifespan(service, log, refresh_s),
+        lifespan=_lifespan(service, log, refresh_s, started),
     )
     routers = build_routers(service)
     for router in routers:
@@ -86,7 +88,7 @@ def _careful_path(
 
 
 def _lifespan(
-    service: Service, log: PredictionLog, refresh_s: float
+    service: Service, log: PredictionLog, refresh_s: float, started: Callable[[], None]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     scoring, paths = service.scoring, (service.group, service.careful, service.labels)
 
@@ -104,6 +106,7 @@ def _lifespan(
         service.shadow.start()
         for path in paths:
             path.start(asyncio.get_running_loop())
+        started()
         try:
             yield
         finally:

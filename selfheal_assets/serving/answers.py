@@ -14,20 +14,29 @@ UNSEEN = "{}: category '{}' was not seen in training and is treated as missing"
 def answers(answered: Answered) -> list[dict[str, Any]]:
     """Each case's answer, in the order of the request."""
     scored, cases, encoder = answered.scored, answered.cases, answered.encoder
-    bundle = scored.model.bundle
-    probability, prediction = scored.probability, scored.prediction
+    bundle, version = scored.model.bundle, scored.version
+    threshold, fingerprint = bundle.threshold, bundle.fingerprint
+    own = slice(answered.start, answered.start + answered.rows)
+    rows = zip(
+        range(own.start, own.stop),
+        scored.prediction_ids[own],
+        cases.entity_id[own],
+        scored.probability[own].tolist(),
+        scored.prediction[own].tolist(),
+        strict=True,
+    )
     return [
         {
-            "prediction_id": scored.prediction_ids[i],
-            "entity_id": cases.entity_id[i],
-            "probability": float(probability[i]),
-            "prediction": int(prediction[i]),
-            "threshold": bundle.threshold,
-            "model_version": scored.version,
-            "model_fingerprint": bundle.fingerprint,
+            "prediction_id": prediction_id,
+            "entity_id": entity_id,
+            "probability": probability,
+            "prediction": prediction,
+            "threshold": threshold,
+            "model_version": version,
+            "model_fingerprint": fingerprint,
             "warnings": [_unseen(n, cases.features[n][i]) for n in encoder.unseen(cases.features, i)],
         }
-        for i in range(answered.start, answered.start + answered.rows)
+        for i, prediction_id, entity_id, probability, prediction in rows
     ]
 
 

@@ -120,7 +120,7 @@ ci: ## Run what CI runs
 # docs/benchmarks.md says how. Each ends with one line of JSON; ARGS=--help lists a program's options.
 
 .PHONY: bench-serving
-bench-serving: $(STAMP) ## Load the service, a plain peer and mlflow's server in turn (needs wrk; 6 minutes)
+bench-serving: $(STAMP) ## Load the service, a plain peer and mlflow's server in turn (needs wrk; 7 minutes)
 	@$(BIN)/python -m selfheal_assets_tests.bench.serving $(ARGS)
 
 .PHONY: crash-log

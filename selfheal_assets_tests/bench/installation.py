@@ -45,7 +45,7 @@ def cases_of(settings: Settings) -> Cases:
 
 
 def install(home: Path, cases: Cases) -> tuple[Settings, int]:
-    """Train a model on the cases that were mature at go-live, register and promote it.
+    """Train a model on the cases that were mature at go-live, register and promote it; and another, as challenger.
 
     Returns:
         The installation's settings and the champion's version.
@@ -60,11 +60,14 @@ def install(home: Path, cases: Cases) -> tuple[Settings, int]:
     known = cases.labels.filter(pl.col("recorded_at") < as_of).select("entity_id", "label")
     rows = cases.frame.join(known, on="entity_id").sort("event_time", "entity_id")
     everything = Candidate("full_history", rows["event_time"][0])
-    bundle = fit_bundle(rows, everything, plan, case.features, case.training, case.name, cases.fingerprint)
     registry = ModelRegistry(settings)
-    version = registry.register(bundle, {}, registry.new_run("benchmark"))
-    registry.move_champion(version)
-    return settings, version
+    versions = []
+    for seed in (case.training.seed, case.training.seed + 1):
+        training = case.training.model_copy(update={"seed": seed})
+        bundle = fit_bundle(rows, everything, plan, case.features, training, case.name, cases.fingerprint)
+        versions.append(registry.register(bundle, {}, registry.new_run("benchmark")))
+    registry.move_champion(versions[0])
+    return settings, versions[0]
 
 
 def served_cases(settings: Settings, cases: Cases, count: int) -> list[dict[str, Any]]:

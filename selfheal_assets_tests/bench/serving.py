@@ -13,7 +13,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import typer
 from selfheal_assets.settings import Settings
 from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.installation import (
+    USE_CASE,
     cases_of,
     install,
     process_environment,
@@ -32,6 +33,7 @@ from selfheal_assets_tests.bench.installation import (
     settings_in,
 )
 from selfheal_assets_tests.bench.processes import cpu_seconds, free_port, is_alive, running, wait_for
+from selfheal_assets_tests.toy import PROJECT
 
 STARTS_WITHIN_S, TIMEOUT_S = 120, 30
 SINGLE_BODIES, BATCH_BODIES = 500, {100: 50, 1000: 10}
@@ -101,7 +103,7 @@ def main(
     warm_s: Annotated[int, typer.Option(min=0, help="Load before each measurement.")] = 1,
     batch_connections: Annotated[int, typer.Option(min=1, help="Connections that send batches.")] = 8,
     only: Annotated[
-        str | None, typer.Option(help="Names of servers, with commas: plain,mlflow,fsync,os,noop")
+        str | None, typer.Option(help="Names of servers, with commas: plain,mlflow,fsync,os,shadow,noop")
     ] = None,
     folder: Annotated[
         Path | None,
@@ -161,14 +163,14 @@ def contestants(settings: Settings, version: int, scratch: Path) -> list[Contest
         rows = [[case.get(name) for name in features] for case in cases]
         return {"dataframe_split": {"columns": features, "data": rows}}
 
-    def ours(durability: str) -> Contestant:
-        home = str(scratch / f"home-{durability}")
+    def ours(durability: str, name: str, what: str, **environment: str) -> Contestant:
         return Contestant(
-            durability,
-            f"this service, one worker, durability {durability}",
+            name,
+            f"this service, one worker, durability {durability}{what}",
             lambda port: [sys.executable, "-c", SELFHEAL, "serve", "--port", str(port)],
             process_environment(settings, **registry)
-            | {"SELFHEAL_HOME": home, "SELFHEAL_DURABILITY": durability},
+            | {"SELFHEAL_HOME": str(scratch / f"home-{name}"), "SELFHEAL_DURABILITY": durability}
+            | environment,
             "/health",
             _predict_path,
             _plain_body,
@@ -198,8 +200,9 @@ def contestants(settings: Settings, version: int, scratch: Path) -> list[Contest
             split,
             lambda answer: answer["predictions"][0]["probability"],
         ),
-        ours("fsync"),
-        ours("os"),
+        ours("fsync", "fsync", ""),
+        ours("os", "os", ""),
+        ours("fsync", "shadow", ", a challenger in shadow", SELFHEAL_USE_CASE=str(_with_shadow(scratch))),
         Contestant(
             "noop",
             "the limit: a bare ASGI application under the same server that does nothing",
@@ -211,6 +214,14 @@ def contestants(settings: Settings, version: int, scratch: Path) -> list[Contest
             batches=False,
         ),
     ]
+
+
+def _with_shadow(scratch: Path) -> Path:
+    """The shipped use case, with a challenger in shadow."""
+    shipped = PROJECT / "selfheal_assets" / "use_cases" / f"{USE_CASE}.yaml"
+    use_case = scratch / shipped.name
+    use_case.write_text(f"{shipped.read_text()}\nserving: {{shadow: challenger}}\n")
+    return use_case
 
 
 def _predict_path(rows: int) -> str:
@@ -275,10 +286,10 @@ def _checked(servers: list[Running], bodies: Sequence[Case]) -> dict[str, bool]:
     honoured = {}
     for server in servers:
         name = server.contestant.name
-        if name in ("fsync", "os"):
-            honoured[name] = _asked(server, "/health").get("log_durability") == name
+        if wanted := server.contestant.environment.get("SELFHEAL_DURABILITY"):
+            honoured[name] = _asked(server, "/health").get("log_durability") == wanted
             if not honoured[name]:
-                report.say(f"{name}: this version of the service knows no SELFHEAL_DURABILITY={name}")
+                report.say(f"{name}: this version of the service knows no SELFHEAL_DURABILITY={wanted}")
     return honoured
 
 
@@ -382,6 +393,8 @@ def _report(
         batch_rows_ratio_vs_plain=ratio("fsync", "plain", batch, "rows_per_s"),
         batch_rows_ratio_vs_mlflow=ratio("fsync", "mlflow", batch, "rows_per_s"),
         share_of_noop=ratio("fsync", "noop", "single_64", "rps"),
+        p99_ratio_with_shadow=ratio("shadow", "fsync", "single_64", "p99_ms"),
+        p99_noise=report.ratio(*_extremes(m.p99_ms for m in results.get(("fsync", "single_64"), []))),
         errors=sum(m.errors for all_of in results.values() for m in all_of),
         rounds=rounds,
         durability_honoured=honoured,
@@ -392,6 +405,12 @@ def _report(
             if (c.name, s.name) in results
         },
     )
+
+
+def _extremes(values: Iterable[float]) -> tuple[float | None, float | None]:
+    """The largest and the smallest, if there are any."""
+    known = list(values)
+    return max(known, default=None), min(known, default=None)
 
 
 if __name__ == "__main__":

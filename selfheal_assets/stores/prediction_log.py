@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -41,7 +41,7 @@ from selfheal_assets.use_case import UseCase
 
 SCHEMA_VERSION = 2
 SHADOW_MARK = "~"
-_SLAB_ROWS, _PARTS_AHEAD, _BATCH_ROWS = 32_768, 6, 250_000
+_SLAB_ROWS, _PARTS_AHEAD, _BATCH_ROWS = 49_152, 4, 250_000
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
@@ -364,9 +364,9 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     finished, live = segments(folder, READY), segments(folder, OPEN)
     left = _not_ingested(warehouse, [*finished, *live])
     read = added = torn_bytes = 0
-    with closing(_read_ahead(_parts(left, case))) as parts:
+    with warehouse.kept_open(), closing(_read_ahead(_parts(left, case))) as parts:
         while (first := next(parts, None)) is not None:
-            with warehouse.write() as connection:
+            with warehouse.write() as connection, _one_thread(connection):
                 batch = _Batch(connection, case)
                 batch.take(first)
                 while not batch.is_full and (part := next(parts, None)) is not None:
@@ -390,6 +390,17 @@ def _remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Leave the other processor to the thread that reads ahead: a part is too small for two of DuckDB's."""
+    before = one(connection, "select current_setting('threads')")
+    connection.execute("set threads = 1")
+    try:
+        yield
+    finally:
+        connection.execute(f"set threads = {before[0] if before else 1}")
+
+
 class _Batch:
     """The segments that one transaction takes."""
 
@@ -403,7 +414,7 @@ class _Batch:
         """Insert what is new, and note a finished segment after its last rows."""
         if part.rows is not None:
             self.read += part.rows_read
-            self._added_of_segment += _insert_new(self._connection, self._case, part.rows)
+            self._added_of_segment += _insert_new(self._connection, self._case, part.rows, part.span)
             return
         if part.path.parent.name == READY:
             note = [part.path.name, self._added_of_segment, part.torn_bytes]
@@ -417,12 +428,16 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows of a segment, without those whose id an earlier one of them has; none after the last."""
+    """Some rows of a segment, without those whose id an earlier one of them has; none after the last.
+
+    ``span`` is the least and the greatest of their ids.
+    """
 
     path: Path
     rows: pa.Table | None
     rows_read: int = 0
     torn_bytes: int = 0
+    span: tuple[str, str] = ("", "")
 
 
 def _parts(paths: Sequence[Path], case: UseCase) -> Iterator[_Part]:
@@ -432,10 +447,10 @@ def _parts(paths: Sequence[Path], case: UseCase) -> Iterator[_Part]:
         except FileNotFoundError:  # sealed since it was listed: the next ingestion finds it in ready/
             continue
         for frame in _slabs(path, lines, case):
-            once = frame
-            if frame["prediction_id"].n_unique() < frame.height:
+            once, ids = frame, frame["prediction_id"]
+            if ids.n_unique() < frame.height:
                 once = frame.unique("prediction_id", keep="first", maintain_order=True)
-            yield _Part(path, once.to_arrow(), frame.height)
+            yield _Part(path, once.to_arrow(), frame.height, span=(str(ids.min()), str(ids.max())))
         yield _Part(path, None, torn_bytes=torn)
 
 
@@ -452,8 +467,10 @@ def _read_ahead(parts: Iterator[_Part]) -> Generator[_Part]:
                 future.cancel()
 
 
-def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, rows: pa.Table) -> int:
-    """Insert the rows whose id the table does not have; returns how many.
+def _insert_new(
+    connection: duckdb.DuckDBPyConnection, case: UseCase, rows: pa.Table, span: tuple[str, str]
+) -> int:
+    """Insert the rows, whose ids are in ``span``, if the table does not have their id; returns how many.
 
     The table has no index on ``prediction_id``: it would cost as much as everything else together, and would
     have to fit into memory. Ids that the log makes begin with their time, so DuckDB skips what lies outside
@@ -464,13 +481,12 @@ def _insert_new(connection: duckdb.DuckDBPyConnection, case: UseCase, rows: pa.T
         f"{feature_list(case)}, probability, prediction, threshold, segment_file"
     )
     connection.register("incoming", rows)
-    span = one(connection, "select min(prediction_id), max(prediction_id) from incoming")
     inserted = one(
         connection,
         f"""insert into prediction_log ({columns}) select {columns} from incoming
             where not exists (select 1 from prediction_log p
                               where p.prediction_id = incoming.prediction_id and p.prediction_id between ? and ?)""",
-        list(span or ()),
+        list(span),
     )
     connection.unregister("incoming")
     return int(inserted[0]) if inserted else 0

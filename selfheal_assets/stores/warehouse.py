@@ -80,6 +80,9 @@ class Warehouse:
     @contextmanager
     def kept_open(self) -> Iterator[None]:
         """Keep lock and connection between operations: for one process that does many, as a replay does."""
+        if self._keep:
+            yield
+            return
         with self.locked():
             self._keep = True
             try:

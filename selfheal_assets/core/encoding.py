@@ -89,16 +89,20 @@ class ColumnEncoder:
             code = self._codes[feature.name].get
             return np.array([code(v, np.nan) for v in values], dtype=np.float32)
         if feature.type is FeatureType.number:
-            return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+            return np.array(values, dtype=np.float64)  # None becomes NaN
         # By way of int64, not of float64, which would round large integers twice.
+        if None not in values:
+            return np.array(values, dtype=np.int64).astype(np.float32)
         whole = np.array([0 if v is None else v for v in values], dtype=np.int64).astype(np.float32)
         whole[[v is None for v in values]] = np.nan
         return whole
 
-    def unseen(self, columns: Mapping[str, Sequence[Any]], row: int) -> list[str]:
-        """Names of the features of one row whose category the model has never seen."""
-        return [
-            name
-            for name, codes in self._codes.items()
-            if (value := columns[name][row]) is not None and value not in codes
-        ]
+    def unseen(self, columns: Mapping[str, Sequence[Any]], rows: range) -> dict[int, list[str]]:
+        """Of the rows with a category that the model has never seen, the names of those features."""
+        found: dict[int, list[str]] = {}
+        for name, codes in self._codes.items():
+            column = columns[name]
+            strange = {*column[rows.start : rows.stop]}.difference(codes, (None,))
+            for row in (row for row in rows if column[row] in strange) if strange else ():
+                found.setdefault(row, []).append(name)
+        return found

@@ -16,9 +16,10 @@ def answers(answered: Answered) -> list[dict[str, Any]]:
     scored, cases, encoder = answered.scored, answered.cases, answered.encoder
     bundle, version = scored.model.bundle, scored.version
     threshold, fingerprint = bundle.threshold, bundle.fingerprint
-    own = slice(answered.start, answered.start + answered.rows)
+    numbers = range(answered.start, answered.start + answered.rows)
+    own, unseen = slice(numbers.start, numbers.stop), encoder.unseen(cases.features, numbers)
     rows = zip(
-        range(own.start, own.stop),
+        numbers,
         scored.prediction_ids[own],
         cases.entity_id[own],
         scored.probability[own].tolist(),
@@ -34,7 +35,7 @@ def answers(answered: Answered) -> list[dict[str, Any]]:
             "threshold": threshold,
             "model_version": version,
             "model_fingerprint": fingerprint,
-            "warnings": [_unseen(n, cases.features[n][i]) for n in encoder.unseen(cases.features, i)],
+            "warnings": [_unseen(n, cases.features[n][i]) for n in unseen.get(i, ())],
         }
         for i, prediction_id, entity_id, probability, prediction in rows
     ]

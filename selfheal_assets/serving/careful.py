@@ -246,9 +246,10 @@ class CarefulPath:
         if self._case.serving.unseen_category != "refuse" or not rows:
             return rows, []
         columns = case_columns(self._case, [row.case for row in rows])
+        unseen = self._scoring.unseen(columns)
         seen, refused = [], []
-        for row, names in zip(rows, self._scoring.unseen(columns), strict=True):
-            if not names:
+        for number, row in enumerate(rows):
+            if not (names := unseen.get(number)):
                 seen.append(row)
                 continue
             self._counters.add("unseen_categories_refused", len(names))

@@ -47,6 +47,8 @@ class CaseDecoder:
 
     def __init__(self, case: UseCase) -> None:
         self._names = case.feature_names
+        texts = (f.name for f in case.features if f.type is FeatureType.category)
+        self._texts = {"entity_id", "event_time", *texts}
         # Names of fields need not be Python's; their places in the tuple are what counts.
         names = {"_entity_id": "entity_id", "_event_time": "event_time"}
         fields: list[Any] = [(name, _or_missing(_Text), UNSET) for name in names]
@@ -79,24 +81,25 @@ class CaseDecoder:
             return None
 
     def _decoded(self, cases: Sequence[Any], body: bytes, quotes: int) -> CaseColumns | None:
-        rows = [msgspec.structs.astuple(case) for case in cases]
-        if b"\\" in body or body.count(b'"') != quotes + sum(map(_quotes, rows)):
+        rows = zip(*map(msgspec.structs.astuple, cases), strict=True)
+        given = dict(zip(self._order, map(list, rows), strict=True))
+        quotes += sum(_quotes(name in self._texts, values) for name, values in given.items())
+        if b"\\" in body or body.count(b'"') != quotes:
             return None  # a field was given twice, or cannot be told from one that was
-        given = {
-            name: list(values) for name, values in zip(self._order, zip(*rows, strict=True), strict=True)
-        }
-        plain = {
-            n: [None if v is UNSET else v for v in given[n]]
-            for n in ("entity_id", "event_time", *self._names)
-        }
+        plain = {n: _plain(given[n]) for n in ("entity_id", "event_time", *self._names)}
         times = [as_moment(t).isoformat() if t else None for t in plain.pop("event_time")]
         ids = [i or uuid.uuid4().hex for i in plain.pop("entity_id")]
         return CaseColumns(ids, times, plain)
 
 
-def _quotes(row: tuple[Any, ...]) -> int:
-    """Quotation marks that a case takes in JSON: two for each field's name, two for each text."""
-    return sum(4 if type(v) is str else 2 for v in row if v is not UNSET)
+def _quotes(is_text: bool, values: list[Any]) -> int:
+    """Quotation marks that a field takes in JSON: two for its name where it is given, two for its text."""
+    given = len(values) - values.count(UNSET)
+    return 2 * given + (2 * (given - values.count(None)) if is_text else 0)
+
+
+def _plain(values: list[Any]) -> list[Any]:
+    return [None if v is UNSET else v for v in values] if UNSET in values else values
 
 
 class _Object(dict[str, Any]):

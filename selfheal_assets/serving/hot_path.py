@@ -60,7 +60,7 @@ class HotPath:
 
     def _has_unseen(self, cases: CaseColumns) -> bool:
         try:
-            return any(self._scoring.unseen(cases))
+            return bool(self._scoring.unseen(cases))
         except NoChampion:
             return False  # which is said when it is to be scored
 

@@ -73,7 +73,7 @@ def _application(settings: Settings) -> FastAPI:
 
 
 def _set_aside() -> None:
-    """Keep Python's collector from all that is loaded by now: walking it takes 200 ms, in which nobody is answered."""
+    """Keep Python's collector from what is loaded by now: walking it takes 200 ms, in which nobody is answered."""
     gc.collect()
     gc.freeze()
 

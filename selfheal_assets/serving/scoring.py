@@ -258,10 +258,9 @@ class ScoringService:
         probability = model.bundle.score_matrix(model.encoder(cases.features))
         return self._answered(cases, probability, model, predicted_at, write)
 
-    def unseen(self, cases: CaseColumns) -> list[list[str]]:
-        """For each case, the names of the features whose category the champion has never seen."""
-        encoder = self.champion.encoder
-        return [encoder.unseen(cases.features, row) for row in range(cases.rows)]
+    def unseen(self, cases: CaseColumns) -> dict[int, list[str]]:
+        """Of the cases with a category that the champion has never seen, the names of those features."""
+        return self.champion.encoder.unseen(cases.features, range(cases.rows))
 
     def requested(self, version: int) -> Model:
         """A version that a client named, ready to score; its answers are logged as ``requested``.

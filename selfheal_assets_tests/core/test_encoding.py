@@ -78,7 +78,8 @@ def test_equal_categories_get_equal_positions_and_others_do_not(kinds):
 def test_unseen_categories_are_named():
     columns = {"amount": [1.0, 1.0, 1.0], "count": [None] * 3, "kind": ["z", "a", None]}
     encoder = ColumnEncoder(FEATURES, {"kind": ["a"]})
-    assert [encoder.unseen(columns, row) for row in range(3)] == [["kind"], [], []]
+    assert encoder.unseen(columns, range(3)) == {0: ["kind"]}
+    assert encoder.unseen(columns, range(1, 3)) == {}
 
 
 @given(

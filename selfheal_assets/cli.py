@@ -138,7 +138,7 @@ def _replay(settings: Settings, until: datetime | None) -> None:
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer on the port.")] = 1,
     durability: Annotated[
         Durability | None,
@@ -195,7 +195,7 @@ def score(
 
 
 @app.command()
-def dev(port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000) -> None:
+def dev(port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the Dagster UI.")] = 3000) -> None:
     """Open the Dagster UI over this installation, with the replay's history in it."""
     from selfheal_assets.defs.home import prepare_dagster_home
 

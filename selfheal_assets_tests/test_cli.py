@@ -102,6 +102,12 @@ def test_a_variable_that_cannot_be_read_is_named():
     is_one_message(result, "SELFHEAL_AS_OF=yesterday: ", "MONITORING_INTERVAL=hour: ")
 
 
+@pytest.mark.parametrize("command", ["serve", "dev"])
+def test_a_port_that_does_not_exist_is_refused(command: str):
+    result = selfheal(command, "--port", "99999")
+    is_one_message(result, "Invalid value for '--port'")
+
+
 def test_only_the_loans_can_be_fetched():
     result = selfheal("data", "fetch", "titanic")
     is_one_message(result, "'titanic' cannot be fetched")

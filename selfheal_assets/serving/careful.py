@@ -28,7 +28,7 @@ from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.use_case import UseCase
 
 _OTHER_BODY = (
-    "was used before, with another {what}: a key belongs to what it was first sent with; take a new one"
+    "was used before, with another {what}: it belongs to what it was first sent with; take a new one"
 )
 
 
@@ -205,7 +205,7 @@ class CarefulPath:
             if kept.digest == request.digest:
                 self._counters.add("answers_given_again")
                 return CarefulAnswer(kept.answer, again=True)
-            message = "Idempotency-Key " + _OTHER_BODY.format(what="body")
+            message = "Idempotency-Key " + _OTHER_BODY.format(what="path, query or body")
             return ReusedKey([{"type": "reused_key", "loc": ("header", "Idempotency-Key"), "msg": message}])
         known: dict[int, bytes] = {}
         rows: list[Row] = []

@@ -138,7 +138,8 @@ class PredictionLog:
     def problem(self) -> str | None:
         """Why rows cannot be logged, as far as is known; ``None`` when the last ones could."""
         reason = self._segments.problem
-        return f"the prediction log in {self.folder} cannot be written ({reason})" if reason else None
+        mend = "free space, or mend the folder's rights"
+        return f"the prediction log in {self.folder} cannot be written ({reason}): {mend}" if reason else None
 
     def append(
         self,

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 # The hot path, and the ways around it.
 WAYS = [
     {},
-    {"params": {"on_error": "reject_all"}},
+    {"params": {"explain": "false"}},
     {"headers": {"idempotency-key": "k"}},
 ]
 
@@ -334,3 +334,22 @@ def test_else_it_is_missing_with_a_warning_and_counted(client: TestClient, way: 
     (warning,) = answer.json()["warnings"]
     assert "'Xanadu' was not seen" in warning
     assert counts(client)["unseen_categories_as_missing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "place"),
+    [
+        ("model_verson=2", ["query", "model_verson"]),
+        ("on_error=skip", ["query", "on_error"]),  # of batches only
+        ("explain=true&explain=false", ["query", "explain"]),
+    ],
+)
+def test_an_option_that_would_silently_not_apply_is_refused(client: TestClient, query: str, place: list[str]):
+    answer = client.post(f"/predict?{query}", json=GOOD)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, place)
+
+
+def test_two_keys_for_one_request_are_refused(client: TestClient):
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    answer = client.post("/predict", json=GOOD, headers=headers)
+    assert (answer.status_code, answer.json()["detail"][0]["loc"]) == (422, ["header", "Idempotency-Key"])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 JSON = {"content-type": "application/json"}
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-POSTED = ["/predict", "/predict/batch", "/predict?a=1", "/labels", "/nowhere"]
+POSTED = ["/predict", "/predict/batch", "/predict?explain=false", "/labels", "/nowhere"]
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_every_answer_has_the_security_headers_and_none_of_cors(client: TestClie
         assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("path", ["/predict", "/predict?through=fastapi", "/predict/batch"])
+@pytest.mark.parametrize("path", ["/predict", "/predict?explain=false", "/predict/batch"])
 def test_an_unexpected_failure_shows_nothing_and_is_logged_under_its_id(
     installation: Installation,
     monkeypatch: pytest.MonkeyPatch,

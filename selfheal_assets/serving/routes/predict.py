@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 
@@ -52,16 +52,38 @@ IdempotencyKey = Annotated[
         description="Sent again with the same body, it gives the first answer again",
     ),
 ]
+_OPTIONS = {"explain", "model_version", "on_error"}
 OnError = Annotated[
     Literal["reject_all", "skip"],
     Query(description="Whether a bad case refuses the batch, or is left out and told in `rejected`"),
 ]
 
 
+def _unambiguous(request: Request) -> None:
+    """See that no option is misspelt, which would silently not apply, and that nothing is given twice.
+
+    Raises:
+        RequestValidationError: one is.
+    """
+    known = _OPTIONS if request.url.path.endswith("/batch") else _OPTIONS - {"on_error"}
+    given = [name for name, _ in request.query_params.multi_items()]
+    problems: list[dict[str, Any]] = []
+    for name in dict.fromkeys(given):
+        if name not in known:
+            message = f"there is no such option here; there are {', '.join(sorted(known))}"
+            problems.append({"type": "unknown_option", "loc": ("query", name), "msg": message})
+        elif given.count(name) > 1:
+            problems.append({"type": "given_twice", "loc": ("query", name), "msg": "give it once"})
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        problems.append({"type": "given_twice", "loc": ("header", "Idempotency-Key"), "msg": "give it once"})
+    if problems:
+        raise RequestValidationError(problems)
+
+
 def prediction_router(service: Service) -> APIRouter:
     """Answers to cases, one or many."""
     schemas = build_schemas(service.settings.case)
-    router = APIRouter(tags=["predict"], responses=_RESPONSES)
+    router = APIRouter(tags=["predict"], responses=_RESPONSES, dependencies=[Depends(_unambiguous)])
 
     @router.post("/predict", response_model=Prediction, response_model_exclude_unset=True)
     async def predict(

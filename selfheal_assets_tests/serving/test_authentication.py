@@ -69,7 +69,8 @@ def test_health_is_open(client: TestClient, path: str):
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("/predict", GOOD), ("/predict/batch", {"cases": [GOOD]}), ("/predict?explain=false", GOOD)]
+    ("path", "body"),
+    [("/predict", GOOD), ("/predict/batch", {"cases": [GOOD]}), ("/predict?explain=false", GOOD)],
 )
 def test_the_hot_path_asks_for_a_key_too_and_logs_nothing_without(
     client: TestClient, installation: Installation, key: str, path: str, body: Any

@@ -52,6 +52,7 @@ def test_a_restored_backup_has_every_answer_and_every_decision(
 ):
     settings, backup, aside = without_dagster_home.settings, tmp_path / "backup", tmp_path / "aside"
     stores = without_dagster_home.stores
+    champion = stores.registry.champion()
     before = {
         name: stores.warehouse.query(f"select count(*) n from {name}")["n"][0]
         for name in ("decisions", "labels")
@@ -79,8 +80,8 @@ def test_a_restored_backup_has_every_answer_and_every_decision(
         ]
         for name, count in before.items():
             assert restored.warehouse.query(f"select count(*) n from {name}")["n"][0] == count > 0
-        assert restored.registry.champion() == without_dagster_home.champion
-        assert restored.registry.load(without_dagster_home.champion) is not None
+        assert restored.registry.champion() == champion is not None
+        assert restored.registry.load(champion) is not None
         with AnswerStore(settings.prediction_log, timedelta(hours=1)).held(NOW) as held:
             assert held.recall("backed-up") == given
     finally:

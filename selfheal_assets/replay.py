@@ -28,7 +28,7 @@ from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import decision_ledger, label_ledger, prediction_log, replay_state
+from selfheal_assets.stores import decision_ledger, label_ledger, log_ingestion, replay_state
 from selfheal_assets.stores.applications import require_reference, split_at_go_live
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import SourceError, read_cases
@@ -207,7 +207,7 @@ class Replay:
             raise ReplayFailed(self.service.problem)
         cases = self.traffic.frame.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
         # What was logged just before the replay was killed is not in the warehouse yet.
-        prediction_log.ingest(self.stores.warehouse, self.case, self.settings.prediction_log)
+        log_ingestion.ingest(self.stores.warehouse, self.case, self.settings.prediction_log)
         answered = self.stores.warehouse.query(
             "select entity_id from prediction_log where event_time >= ? and event_time < ?", [start, end]
         )

@@ -4,7 +4,7 @@ import dagster as dg
 
 from selfheal_assets.core import schemas
 from selfheal_assets.defs.resources import Context, StoresParam, chunk_of
-from selfheal_assets.stores import label_ledger, label_status, prediction_log
+from selfheal_assets.stores import label_ledger, label_status, log_ingestion
 
 GROUP = "ingest"
 
@@ -25,7 +25,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         A failure means that a logged row breaks the use case's schema: nothing after it can be trusted.
         """
         chunk, case = chunk_of(context, stores.case), stores.case
-        done = prediction_log.ingest(stores.warehouse, case, stores.settings.prediction_log)
+        done = log_ingestion.ingest(stores.warehouse, case, stores.settings.prediction_log)
         features = ", ".join(f'"{name}"' for name in case.feature_names)
         rows = stores.warehouse.query(
             f"""select {features} from prediction_log

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.bench import report
@@ -245,7 +245,7 @@ class Crashes:
             self._ingest()
 
     def _ingest(self) -> int:
-        done = prediction_log.ingest(self.warehouse, self.settings.case, self.settings.prediction_log)
+        done = log_ingestion.ingest(self.warehouse, self.settings.case, self.settings.prediction_log)
         self.count.ingestions += 1
         self.count.torn_bytes += done.torn_bytes
         return done.rows_added

@@ -11,7 +11,8 @@ import pytest
 
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.answers import AnswerStore, Kept
-from selfheal_assets.stores.prediction_log import PredictionLog, Scorer, ingest
+from selfheal_assets.stores.log_ingestion import ingest
+from selfheal_assets.stores.prediction_log import PredictionLog, Scorer
 from selfheal_assets_tests.e2e.conftest import README, Installation
 
 pytestmark = pytest.mark.e2e

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.serving.schemas import INT64_MAX
-from selfheal_assets.stores import label_ledger, prediction_log
+from selfheal_assets.stores import label_ledger, log_ingestion
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.serving.conftest import GOOD, Installation, settings_in
@@ -122,11 +122,11 @@ def test_answers_and_ingested_rows_agree(client: TestClient, installation: Insta
     answers.append(client.post("/predict", json=GOOD).json())
     folder = installation.settings.prediction_log
     warehouse = open_warehouse(installation)
-    first = prediction_log.ingest(warehouse, installation.case, folder)
-    again = prediction_log.ingest(warehouse, installation.case, folder)
+    first = log_ingestion.ingest(warehouse, installation.case, folder)
+    again = log_ingestion.ingest(warehouse, installation.case, folder)
     client.__exit__(None, None, None)
-    sealed = prediction_log.ingest(warehouse, installation.case, folder)
-    last = prediction_log.ingest(warehouse, installation.case, folder)
+    sealed = log_ingestion.ingest(warehouse, installation.case, folder)
+    last = log_ingestion.ingest(warehouse, installation.case, folder)
     assert [i.rows_added for i in (first, again, sealed, last)] == [4, 0, 0, 0]
     assert list(folder.rglob("*.jsonl")) == []
 
@@ -157,7 +157,7 @@ def test_a_torn_tail_is_reported_and_the_rows_before_it_kept(client: TestClient,
     (folder / "open" / segment.name).write_bytes(whole[:-5])  # as a writer leaves it that died half-way
     segment.unlink()
     warehouse = open_warehouse(installation)
-    done = prediction_log.ingest(warehouse, installation.case, folder)
+    done = log_ingestion.ingest(warehouse, installation.case, folder)
     assert (done.rows_added, done.torn_bytes) == (2, len(last) - 5)
     noted = warehouse.query("select * from ingested_segments").to_dicts()
     assert noted == [{"segment_file": segment.name, "rows_added": 2, "torn_bytes": len(last) - 5}]
@@ -176,7 +176,7 @@ def test_a_full_disk_is_503_and_nothing_is_logged(
     assert "cannot be written (No space left on device)" in answer.json()["detail"]
     kept = client.post("/predict", json=GOOD).json()
     warehouse = open_warehouse(installation)
-    prediction_log.ingest(warehouse, installation.case, installation.settings.prediction_log)
+    log_ingestion.ingest(warehouse, installation.case, installation.settings.prediction_log)
     logged = warehouse.query("select prediction_id from prediction_log")["prediction_id"].to_list()
     assert logged == [kept["prediction_id"]]
 
@@ -288,7 +288,7 @@ def test_labels_reach_the_ledger(client: TestClient, installation: Installation)
     assert [(a.status_code, a.json()) for a in accepted] == [(202, {"accepted": 1}), (202, {"accepted": 2})]
 
     warehouse = open_warehouse(installation)
-    prediction_log.ingest(warehouse, installation.case, installation.settings.prediction_log)
+    log_ingestion.ingest(warehouse, installation.case, installation.settings.prediction_log)
     done = label_ledger.ingest(warehouse, installation.settings.label_landing)
     assert (done.rows_added, done.rows_rejected) == (3, 0)
     known = warehouse.query(

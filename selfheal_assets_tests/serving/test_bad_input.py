@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets_tests.serving.conftest import GOOD, YAML, Installation
 from selfheal_assets_tests.serving.test_app import open_warehouse, refused_fields
 
@@ -211,7 +211,7 @@ def test_the_valid_rows_are_answered_and_the_others_told(client: TestClient, ins
     assert "cases.1.monthly_fee: Input should be less than or equal to 500" in kept[0]["reason"]
     assert "cases.1.age:" in kept[0]["reason"]
     warehouse = open_warehouse(installation)
-    prediction_log.ingest(warehouse, installation.case, installation.settings.prediction_log)
+    log_ingestion.ingest(warehouse, installation.case, installation.settings.prediction_log)
     assert set(warehouse.query("select prediction_id from prediction_log")["prediction_id"]) >= {
         p["prediction_id"] for p in told["predictions"]
     }

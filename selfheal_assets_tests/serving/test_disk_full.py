@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from selfheal_assets.serving.app import create_app
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.serving.conftest import GOOD, Installation
@@ -91,7 +91,7 @@ def test_a_full_disk_refuses_then_recovers(installation: Installation, small_dis
 
     warehouse = Warehouse(installation.settings.warehouse_path, installation.settings.published)
     create_tables(warehouse, installation.case)
-    done = prediction_log.ingest(warehouse, installation.case, small_disk)
+    done = log_ingestion.ingest(warehouse, installation.case, small_disk)
     rows = warehouse.query("select prediction_id from prediction_log")
     assert done.torn_bytes == 0
     assert sorted(rows["prediction_id"]) == sorted(answered)

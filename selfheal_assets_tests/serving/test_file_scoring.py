@@ -18,7 +18,7 @@ import pytest
 from selfheal_assets.cli import main
 from selfheal_assets.serving import file_scoring
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import case_files, prediction_log
+from selfheal_assets.stores import case_files, log_ingestion
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.serving.conftest import YAML, Installation, generate
@@ -87,7 +87,7 @@ def logged(installation: Installation) -> pl.DataFrame:
     settings = installation.settings
     warehouse = Warehouse(settings.warehouse_path, settings.published)
     create_tables(warehouse, installation.case)
-    prediction_log.ingest(warehouse, installation.case, settings.prediction_log)
+    log_ingestion.ingest(warehouse, installation.case, settings.prediction_log)
     return warehouse.query("select * from prediction_log")
 
 

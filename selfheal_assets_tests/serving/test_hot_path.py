@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.serving.compiled import CaseDecoder
 from selfheal_assets.serving.middleware.bodies import MAX_BODY_BYTES
-from selfheal_assets.stores.prediction_log import read_segment
+from selfheal_assets.stores.log_ingestion import read_segment
 from selfheal_assets.stores.segments import DamagedSegment, segments
 from selfheal_assets_tests.serving.conftest import GOOD, Installation
 

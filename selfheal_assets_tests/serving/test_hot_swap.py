@@ -16,7 +16,7 @@ import httpx
 import polars as pl
 import pytest
 
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.serving.conftest import GOOD, Installation
@@ -131,8 +131,8 @@ def ingested_ids(installation: Installation) -> set[str]:
     settings = installation.settings
     warehouse = Warehouse(settings.warehouse_path, settings.published)
     create_tables(warehouse, installation.case)
-    prediction_log.ingest(warehouse, installation.case, settings.prediction_log)
-    assert prediction_log.ingest(warehouse, installation.case, settings.prediction_log).rows_added == 0
+    log_ingestion.ingest(warehouse, installation.case, settings.prediction_log)
+    assert log_ingestion.ingest(warehouse, installation.case, settings.prediction_log).rows_added == 0
     return set(warehouse.query("select prediction_id from prediction_log")["prediction_id"])
 
 

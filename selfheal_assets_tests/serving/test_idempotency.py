@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets_tests.serving.conftest import GOOD, Installation
 from selfheal_assets_tests.serving.test_app import open_warehouse, refused_fields
 from selfheal_assets_tests.toy import PROJECT
@@ -42,7 +42,7 @@ def logged(installation: Installation) -> dict[str, dict[str, Any]]:
     """Everything in the log, ingested twice, by prediction id."""
     warehouse = open_warehouse(installation)
     for _ in range(2):
-        prediction_log.ingest(warehouse, installation.case, installation.settings.prediction_log)
+        log_ingestion.ingest(warehouse, installation.case, installation.settings.prediction_log)
     rows = warehouse.query("select * from prediction_log").to_dicts()
     return {row["prediction_id"]: row for row in rows}
 
@@ -52,7 +52,7 @@ def written_ids(installation: Installation) -> list[str]:
     folder = installation.settings.prediction_log
     found = []
     for path in [*folder.glob("open/[!.]*"), *folder.glob("ready/[!.]*")]:
-        found += prediction_log.read_segment(path, installation.case)[0]["prediction_id"].to_list()
+        found += log_ingestion.read_segment(path, installation.case)[0]["prediction_id"].to_list()
     return found
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 
-from selfheal_assets.stores import label_ledger, label_status, prediction_log
+from selfheal_assets.stores import label_ledger, label_status, log_ingestion
 from selfheal_assets.stores.segments import segments
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.serving.conftest import GOOD, Installation
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 def ingested(warehouse: Warehouse, installation: Installation) -> pl.DataFrame:
     """The ledger after an ingestion as the assets do it."""
-    prediction_log.ingest(warehouse, installation.case, installation.settings.prediction_log)
+    log_ingestion.ingest(warehouse, installation.case, installation.settings.prediction_log)
     done = label_ledger.ingest(warehouse, installation.settings.label_landing)
     label_status.publish(warehouse, done, datetime(2021, 6, 1))
     return warehouse.query("select * from labels order by all")

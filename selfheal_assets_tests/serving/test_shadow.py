@@ -21,7 +21,7 @@ from selfheal_assets.serving import shadow as shadows
 from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.shadow import NICENESS, Shadow, Target
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.model_registry import QUARANTINED
 from selfheal_assets.stores.prediction_log import Role
 from selfheal_assets.stores.tables import create_tables
@@ -117,8 +117,8 @@ def children(process: int) -> list[int]:
 def ingested(settings: Settings) -> Warehouse:
     warehouse = Warehouse(settings.warehouse_path, settings.published)
     create_tables(warehouse, settings.case)
-    prediction_log.ingest(warehouse, settings.case, settings.prediction_log)
-    assert prediction_log.ingest(warehouse, settings.case, settings.prediction_log).rows_added == 0
+    log_ingestion.ingest(warehouse, settings.case, settings.prediction_log)
+    assert log_ingestion.ingest(warehouse, settings.case, settings.prediction_log).rows_added == 0
     return warehouse
 
 

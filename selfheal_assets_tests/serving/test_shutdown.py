@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from selfheal_assets.stores.prediction_log import read_segment
+from selfheal_assets.stores.log_ingestion import read_segment
 from selfheal_assets.stores.segments import segments
 from selfheal_assets_tests.conftest import COMMAND, environment
 from selfheal_assets_tests.serving.conftest import GOOD, Installation

@@ -12,7 +12,7 @@ from selfheal_assets.core.explanation import MAX_REASONS
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.serving.scoring import KEPT_VERSIONS, Model, ScoringService, VersionUnavailable
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.chunks import serving_version
 from selfheal_assets.stores.model_registry import QUARANTINED, ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
@@ -53,7 +53,7 @@ def test_a_requested_answer_is_logged_and_is_no_production(client: TestClient, i
     settings = installation.settings
     warehouse = Warehouse(settings.warehouse_path, settings.published)
     create_tables(warehouse, installation.case)
-    prediction_log.ingest(warehouse, installation.case, settings.prediction_log)
+    log_ingestion.ingest(warehouse, installation.case, settings.prediction_log)
     rows = warehouse.query("select prediction_id, role, model_version from prediction_log").rows()
     assert sorted(rows) == sorted(
         [(ours["prediction_id"], "champion", champion)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from selfheal_assets.stores import label_ledger, prediction_log
+from selfheal_assets.stores import label_ledger, log_ingestion, prediction_log
 from selfheal_assets.stores.label_ledger import COLUMNS, LabelIngestion, ingest
 from selfheal_assets_tests.stores.conftest import kill_after, members, process
 
@@ -205,7 +205,7 @@ def test_a_label_by_prediction_waits_until_the_prediction_is_known(warehouse, ca
     assert ingest(warehouse, folder).rows_added == 2
     later = WRITTEN + timedelta(seconds=1)
     assert known(warehouse, later) == {}
-    prediction_log.ingest(warehouse, case, tmp_path / "log")
+    log_ingestion.ingest(warehouse, case, tmp_path / "log")
     assert known(warehouse, later) == {"m1": 1}
     assert known(warehouse, WRITTEN) == {}
 

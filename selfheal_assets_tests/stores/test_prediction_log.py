@@ -12,15 +12,9 @@ import orjson
 import polars as pl
 import pytest
 
-from selfheal_assets.stores import prediction_log
-from selfheal_assets.stores.prediction_log import (
-    CaseColumns,
-    PredictionLog,
-    Role,
-    Scorer,
-    ingest,
-    read_segment,
-)
+from selfheal_assets.stores import log_ingestion, prediction_log
+from selfheal_assets.stores.log_ingestion import ingest, read_segment
+from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Role, Scorer
 from selfheal_assets.stores.segments import DamagedSegment, framed, unframed
 from selfheal_assets_tests.stores.conftest import kill_after, lines_until_killed, members, process
 
@@ -70,7 +64,7 @@ INGESTER = """
 import sys
 from pathlib import Path
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores.prediction_log import ingest
+from selfheal_assets.stores.log_ingestion import ingest
 from selfheal_assets.stores.warehouse import Warehouse
 settings = Settings(use_case=sys.argv[1])
 warehouse = Warehouse(Path(sys.argv[2]), Path(sys.argv[3]))
@@ -403,11 +397,11 @@ KILLED_AT = (
         'print("ready", flush=True)',
         """
 import os, signal
-from selfheal_assets.stores import prediction_log
+from selfheal_assets.stores import log_ingestion
 def die(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[5] == "between insert and manifest":
-    insert = prediction_log._insert_new
-    prediction_log._insert_new = lambda *args: (insert(*args), die())
+    insert = log_ingestion._insert_new
+    log_ingestion._insert_new = lambda *args: (insert(*args), die())
 elif sys.argv[5] == "between commit and removal":
     Path.unlink = die
 else:
@@ -472,8 +466,8 @@ def test_ids_grow_with_time(folder):
 
 
 def test_batches_of_an_ingestion_are_transactions_of_their_own(warehouse, case, folder, monkeypatch):
-    monkeypatch.setattr(prediction_log, "_BATCH_ROWS", 4)
-    monkeypatch.setattr(prediction_log, "_SLAB_ROWS", 3)
+    monkeypatch.setattr(log_ingestion, "_BATCH_ROWS", 4)
+    monkeypatch.setattr(log_ingestion, "_SLAB_ROWS", 3)
     kept = [sealed(folder, batches=3) for _ in range(2)]
     damaged, last = sealed(folder, batches=2)
     whole = damaged.read_bytes()
@@ -487,7 +481,7 @@ def test_batches_of_an_ingestion_are_transactions_of_their_own(warehouse, case, 
 
 
 def test_an_id_given_twice_far_apart_in_a_segment_is_kept_once(warehouse, case, folder, monkeypatch):
-    monkeypatch.setattr(prediction_log, "_SLAB_ROWS", 2)
+    monkeypatch.setattr(log_ingestion, "_SLAB_ROWS", 2)
     log = PredictionLog(folder)
     for n in range(3):
         columns = prediction_log.case_columns(members(2, 2 * n), FEATURES)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selfheal_assets.stores.prediction_log import PredictionLog, Scorer, read_segment
+from selfheal_assets.stores.log_ingestion import read_segment
+from selfheal_assets.stores.prediction_log import PredictionLog, Scorer
 from selfheal_assets.stores.segments import (
     DamagedSegment,
     Durability,

@@ -1,23 +1,20 @@
 """Group commit: the cases of all requests that wait are scored, logged and made durable together.
 
-One thread takes what has gathered while it was busy with the group before, so that a flush to disk, a call of the
-booster and a line of the log are shared by as many requests as there are. An answer leaves only when its group is
-durable.
+A flush to disk, a call of the booster and a line of the log are shared by as many requests as there are. An answer
+leaves only when its group is durable.
 """
 
 import asyncio
-import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 from selfheal_assets.core.encoding import ColumnEncoder
+from selfheal_assets.serving.grouping import Grouped
 from selfheal_assets.serving.scoring import Scored, ScoringService
 from selfheal_assets.stores.prediction_log import CaseColumns
 
 MAX_GROUP_ROWS = 4096
-_IDLE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,8 @@ class Answered:
         return self.scored.model.encoder
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    cases: CaseColumns
-    answer: "asyncio.Future[Answered]"
-
-
 class GroupCommit:
-    """Answers the cases of many requests at a time, from a thread of its own.
+    """Answers the cases of many requests at a time.
 
     Args:
         scoring: scores and logs.
@@ -58,22 +49,15 @@ class GroupCommit:
         idle: Callable[[], None] = lambda: None,
         observe: Callable[[int, int], None] = lambda rows, waiting: None,
     ) -> None:
-        self._scoring, self._now, self._idle, self._observe = scoring, now, idle, observe
-        self._waiting: deque[_Waiting] = deque()
-        self._wake = threading.Event()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="group-commit", daemon=True)
+        self._scoring, self._now, self._observe = scoring, now, observe
+        self._group: Grouped[CaseColumns, Answered] = Grouped(
+            "group-commit", self._commit, idle, most=MAX_GROUP_ROWS, weight=lambda cases: cases.rows
+        )
+        self.stop = self._group.stop
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to answer; futures are resolved on ``loop``."""
-        self._loop = loop
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Answer what waits, then end."""
-        self._stopped = True
-        self._wake.set()
-        self._thread.join()
+        """Begin to answer requests of ``loop``."""
+        self._group.start(loop)
 
     async def answer(self, cases: CaseColumns) -> Answered:
         """Score and log; returns when the rows are durable.
@@ -81,40 +65,17 @@ class GroupCommit:
         Raises:
             NoChampion, LogNotDurable: as :meth:`ScoringService.score` does.
         """
-        future: asyncio.Future[Answered] = self._loop.create_future()
-        self._waiting.append(_Waiting(cases, future))
-        self._wake.set()
-        return await future
+        return await self._group.done(cases)
 
-    def _run(self) -> None:
-        while True:
-            if not self._wake.wait(_IDLE_S):
-                self._idle()
-                continue
-            self._wake.clear()
-            while group := self._take():
-                self._commit(group)
-            if self._stopped:
-                return
-
-    def _take(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
-        rows = 0
-        while self._waiting and (not group or rows + self._waiting[0].cases.rows <= MAX_GROUP_ROWS):
-            group.append(self._waiting.popleft())
-            rows += group[-1].cases.rows
-        return group
-
-    def _commit(self, group: list[_Waiting]) -> None:
-        cases = _joined([w.cases for w in group])
-        self._observe(cases.rows, len(self._waiting))
-        try:
-            scored = self._scoring.score_columns(cases, self._now())
-        except Exception as error:  # noqa: BLE001 - each request is told; the thread must go on
-            failed = error
-            self._loop.call_soon_threadsafe(lambda: [_fail(w.answer, failed) for w in group])
-            return
-        self._loop.call_soon_threadsafe(_resolve, group, cases, scored)
+    def _commit(self, parts: list[CaseColumns]) -> list[Answered]:
+        cases = _joined(parts)
+        self._observe(cases.rows, self._group.waiting)
+        scored = self._scoring.score_columns(cases, self._now())
+        answered, start = [], 0
+        for part in parts:
+            answered.append(Answered(cases, scored, start, part.rows))
+            start += part.rows
+        return answered
 
 
 def _joined(parts: list[CaseColumns]) -> CaseColumns:
@@ -125,17 +86,3 @@ def _joined(parts: list[CaseColumns]) -> CaseColumns:
         [t for p in parts for t in p.event_time],
         {name: [v for p in parts for v in p.features[name]] for name in parts[0].features},
     )
-
-
-def _resolve(group: list[_Waiting], cases: CaseColumns, scored: Scored) -> None:
-    start = 0
-    for waiting in group:
-        rows = waiting.cases.rows
-        if not waiting.answer.done():  # its client may be gone
-            waiting.answer.set_result(Answered(cases, scored, start, rows))
-        start += rows
-
-
-def _fail(future: "asyncio.Future[Answered]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

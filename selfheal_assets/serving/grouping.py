@@ -1,6 +1,7 @@
 """Grouping: what many requests ask for is done together by one thread, so that they share a flush to disk.
 
-The plain counterpart of ``group_commit``, for what is not on the hot path: labels, and cases with keys.
+What a group is, and how it is made durable, belongs to its user: cases (``group_commit``), cases with keys
+(``careful``), labels (``label_intake``). An outcome leaves only when its group is done.
 """
 
 import asyncio
@@ -21,7 +22,8 @@ class Grouped(Generic[Item, Outcome]):
         name: of the thread.
         handle: returns an outcome for each item of a group, in order; an exception is raised for that item.
         idle: called about once a second while nothing is asked.
-        most: items in a group.
+        most: weight of a group; an item that is heavier makes a group alone.
+        weight: of an item.
     """
 
     def __init__(
@@ -30,8 +32,9 @@ class Grouped(Generic[Item, Outcome]):
         handle: Callable[[list[Item]], Sequence[Outcome | Exception]],
         idle: Callable[[], None] = lambda: None,
         most: int = 256,
+        weight: Callable[[Item], int] = lambda item: 1,
     ) -> None:
-        self._handle, self._idle, self._most = handle, idle, most
+        self._handle, self._idle, self._most, self._weight = handle, idle, most, weight
         self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
         self._wake = threading.Event()
         self._stopped = False
@@ -48,6 +51,11 @@ class Grouped(Generic[Item, Outcome]):
         self._wake.set()
         self._thread.join()
 
+    @property
+    def waiting(self) -> int:
+        """Items that wait behind the group in work."""
+        return len(self._waiting)
+
     async def done(self, item: Item) -> Outcome:
         """Have an item handled; raises what its outcome is, where that is an exception."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -61,10 +69,20 @@ class Grouped(Generic[Item, Outcome]):
                 self._idle()
                 continue
             self._wake.clear()
-            while self._waiting:
-                self._work([self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))])
+            while group := self._take():
+                self._work(group)
             if self._stopped:
                 return
+
+    def _take(self) -> "list[tuple[Item, asyncio.Future[Outcome]]]":
+        group: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        room = self._most
+        while self._waiting:
+            room -= self._weight(self._waiting[0][0])
+            if group and room < 0:
+                break
+            group.append(self._waiting.popleft())
+        return group
 
     def _work(self, group: "list[tuple[Item, asyncio.Future[Outcome]]]") -> None:
         try:

@@ -16,6 +16,7 @@ import httpx
 import polars as pl
 import pytest
 
+from selfheal_assets.settings import Settings
 from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
@@ -66,29 +67,32 @@ def free_port() -> int:
 
 @pytest.fixture
 def server(installation: Installation, tmp_path: Path) -> Iterator[Server]:
-    with serving(installation, tmp_path) as running:
+    with serving(installation.settings, tmp_path) as running:
         yield running
 
 
 @contextmanager
-def serving(installation: Installation, tmp_path: Path, workers: int = 1) -> Iterator[Server]:
-    """A service that is ready; it is killed at the end."""
-    settings, port = installation.settings, free_port()
+def serving(settings: Settings, folder: Path, workers: int = 1, **more: str) -> Iterator[Server]:
+    """A service that is ready; it is killed at the end. ``more`` is for its environment, ``folder`` for its log."""
+    port, log = free_port(), folder / "server.log"
     environment = os.environ | {
         "SELFHEAL_USE_CASE": settings.use_case,
         "SELFHEAL_HOME": str(settings.home),
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "LOG_LEVEL": "WARNING",
+        **more,
     }
     program = (
         "from selfheal_assets.serving.run import serve; from selfheal_assets.settings import Settings; "
         f"serve(Settings(), port={port}, workers={workers})"
     )
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, stdout=output, stderr=output
+        )
         try:
             url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: is_healthy(process, url, tmp_path / "server.log"), STARTS_WITHIN_S)
+            wait_until(lambda: is_healthy(process, url, log), STARTS_WITHIN_S)
             yield Server(process, url)
         finally:
             process.kill()
@@ -181,7 +185,7 @@ def children(pid: int) -> set[int]:
 
 
 def test_a_killed_worker_loses_nothing_and_is_replaced(installation: Installation, tmp_path: Path):
-    with serving(installation, tmp_path, workers=2) as server:
+    with serving(installation.settings, tmp_path, workers=2) as server:
         wait_until(lambda: len(children(server.process.pid)) == 2, STARTS_WITHIN_S)
         load, clients = start_load(server)
         killed = children(server.process.pid).pop()

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +24,9 @@ from selfheal_assets.stores.model_registry import QUARANTINED
 from selfheal_assets.stores.prediction_log import Role
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets_tests.serving import test_hot_swap
 from selfheal_assets_tests.serving.conftest import YAML, Installation, generate
-from selfheal_assets_tests.serving.test_hot_swap import (
-    STARTS_WITHIN_S,
-    Server,
-    free_port,
-    is_healthy,
-    wait_until,
-)
+from selfheal_assets_tests.serving.test_hot_swap import Server, wait_until
 
 SINGLE, BATCHES, BATCH_ROWS = 460, 40, 5
 ROWS = SINGLE + BATCHES * BATCH_ROWS
@@ -62,33 +55,17 @@ def settings_with_shadow(installation: Installation, folder: Path, who: str) -> 
 
 @contextmanager
 def serving(settings: Settings, misdeed: str | None = None) -> Iterator[Server]:
-    """A ``selfheal serve`` of its own process, with a shadow that does something wrong."""
-    folder, port = settings.project, free_port()
+    """A service with a shadow that does something wrong; it is told to end, and does."""
     path = os.environ.get("PYTHONPATH", "")
     if misdeed:
-        (folder / "spoil").mkdir()
-        (folder / "spoil" / "sitecustomize.py").write_text(SPOILED.format(misdeed=MISDEEDS[misdeed]))
-        path = f"{folder / 'spoil'}{os.pathsep}{path}"
-    environment = os.environ | {
-        "PYTHONPATH": path,
-        "SELFHEAL_USE_CASE": settings.use_case,
-        "SELFHEAL_HOME": str(settings.home),
-        "MLFLOW_TRACKING_URI": settings.tracking_uri,
-        "LOG_LEVEL": "WARNING",
-    }
-    program = (
-        "from selfheal_assets.serving.run import serve; from selfheal_assets.settings import Settings; "
-        f"serve(Settings(), port={port})"
-    )
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_until(lambda: is_healthy(process, url, folder / "server.log"), STARTS_WITHIN_S)
-            yield Server(process, url)
-        finally:
-            process.terminate()
-            process.wait(30)
+        spoil = settings.project / "spoil"
+        spoil.mkdir()
+        (spoil / "sitecustomize.py").write_text(SPOILED.format(misdeed=MISDEEDS[misdeed]))
+        path = f"{spoil}{os.pathsep}{path}"
+    with test_hot_swap.serving(settings, settings.project, PYTHONPATH=path) as server:
+        yield server
+        server.process.terminate()
+        server.process.wait(30)
 
 
 def answers_of(server: Server) -> list[str]:

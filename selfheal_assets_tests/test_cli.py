@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from datetime import datetime, timedelta
 
 import pytest
@@ -106,6 +107,15 @@ def test_a_variable_that_cannot_be_read_is_named():
 def test_a_port_that_does_not_exist_is_refused(command: str):
     result = selfheal(command, "--port", "99999")
     is_one_message(result, "Invalid value for '--port'")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(tmp_path, workers):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = selfheal("serve", "--port", port, "--workers", workers, SELFHEAL_HOME=str(tmp_path))
+    is_one_message(result, f"cannot listen on 127.0.0.1, port {port}", "--port")
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_only_the_loans_can_be_fetched():

@@ -4,6 +4,7 @@ import gc
 import logging.config
 import os
 import signal
+import socket
 import threading
 import time
 from functools import partial
@@ -15,7 +16,7 @@ from uvicorn.supervisors import Multiprocess
 
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.serving.logs import log_config
-from selfheal_assets.settings import Settings, share_metrics
+from selfheal_assets.settings import Settings, SettingsError, share_metrics
 
 SHUTDOWN_S = 10
 _ORPHAN_CHECK_S = 0.5
@@ -31,27 +32,50 @@ def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, workers
         port: port to listen on.
         workers: processes that answer. They share the port, the log's folder and the metrics' folder, and nothing
             else: each follows the champion and writes segments by itself. One that dies is replaced.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
     """
     logs = log_config(settings.log_format, settings.log_level)
     logging.config.dictConfig(logs)  # before the application is made, which may have something to say
+    with _bound(host, port) as bound:
+        _run(settings, logs, workers, bound)
+
+
+def _run(settings: Settings, logs: dict[str, Any], workers: int, bound: socket.socket) -> None:
     if workers == 1:
-        uvicorn.Server(_config(partial(_application, settings), logs, host, port)).run()
+        uvicorn.Server(_config(partial(_application, settings), logs)).run(sockets=[bound])
         return
     folder = settings.root / "metrics"
     share_metrics(folder)
     worker = partial(_worker, settings.model_copy(update={"metrics_folder": folder}), os.getpid())
-    config = _config(worker, logs, host, port, workers=workers)
-    Multiprocess(config, sockets=[config.bind_socket()]).run()
+    Multiprocess(_config(worker, logs, workers=workers), sockets=[bound]).run()
 
 
-def _config(
-    application: partial[FastAPI], logs: dict[str, Any], host: str, port: int, **more: Any
-) -> uvicorn.Config:
+def _bound(host: str, port: int) -> socket.socket:
+    """The address, taken before anything is loaded; nobody can connect until it is listened on.
+
+    Raises:
+        SettingsError: it cannot be had.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.set_inheritable(True)  # by the workers
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise SettingsError(
+            f"cannot listen on {host}, port {port} ({error.strerror or error}): choose another with --host and "
+            "--port, or end the program that has it"
+        ) from error
+    return bound
+
+
+def _config(application: partial[FastAPI], logs: dict[str, Any], **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         factory=True,
-        host=host,
-        port=port,
         log_config=logs,
         access_log=False,
         server_header=False,

@@ -7,7 +7,7 @@ then removed. A torn last line (the writer died) is reported and skipped; the ro
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from selfheal_assets.stores.tables import feature_list
 from selfheal_assets.stores.warehouse import Warehouse, one
 from selfheal_assets.use_case import UseCase
 
-_SLAB_ROWS, _PARTS_AHEAD, _BATCH_ROWS = 49_152, 4, 250_000
+_SLAB_ROWS, _PARTS_AHEAD, _BATCH_ROWS = 49_152, 4, 1_000_000
+_MEMORY_MB, _MEMORY_MB_PER_FEATURE = 220, 3
 _CASE_COLUMNS = {"entity_id": pl.String, "event_time": pl.String, "probability": pl.Float64}
 _ISO = "%Y-%m-%dT%H:%M:%S%.f"  # the fraction may be missing
 _GROUP_COLUMNS = {
@@ -141,7 +142,7 @@ class Ingestion:
 def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     """Bring every complete line of the log into the ``prediction_log`` table; a second call adds nothing.
 
-    Segments are taken in batches of at least ``_BATCH_ROWS`` rows, so that memory does not grow with the log.
+    Segments are taken in batches of at least ``_BATCH_ROWS`` rows, as commits are dear; memory does not grow with the log.
     The rows of a batch and the note that its segments are done are one transaction; the files are removed only
     afterwards. Segments that a live service still writes are read up to their last complete line and read again
     next time.
@@ -153,9 +154,9 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     finished, live = segments(folder, READY), segments(folder, OPEN)
     left = _not_ingested(warehouse, [*finished, *live])
     read = added = torn_bytes = 0
-    with warehouse.kept_open(), closing(_read_ahead(_parts(left, case))) as parts:
+    with warehouse.tuned(**_duckdb_settings(case)), closing(_read_ahead(_parts(left, case))) as parts:
         while (first := next(parts, None)) is not None:
-            with warehouse.write() as connection, _one_thread(connection):
+            with warehouse.write() as connection:
                 batch = _Batch(connection, case)
                 batch.take(first)
                 while not batch.is_full and (part := next(parts, None)) is not None:
@@ -179,15 +180,13 @@ def _remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-@contextmanager
-def _one_thread(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Leave the other processor to the thread that reads ahead: a part is too small for two of DuckDB's."""
-    before = one(connection, "select current_setting('threads')")
-    connection.execute("set threads = 1")
-    try:
-        yield
-    finally:
-        connection.execute(f"set threads = {before[0] if before else 1}")
+def _duckdb_settings(case: UseCase) -> dict[str, int | str]:
+    """One thread, as a part is too small for two and the other processor reads ahead.
+
+    Little memory: DuckDB then writes a row group as soon as it is full, instead of all of them at the commit, which
+    is faster too (``make bench-ingest``). Enough for some row groups of the use case, however wide it is.
+    """
+    return {"threads": 1, "memory_limit": f"{_MEMORY_MB + _MEMORY_MB_PER_FEATURE * len(case.features)}MB"}
 
 
 class _Batch:

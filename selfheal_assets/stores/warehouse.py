@@ -90,6 +90,21 @@ class Warehouse:
             finally:
                 self._keep = False
 
+    @contextmanager
+    def tuned(self, **settings: int | str) -> Iterator[None]:
+        """Keep lock and connection, with other settings of DuckDB than usual for as long."""
+        with self.kept_open():
+            self._set(settings)
+            try:
+                yield
+            finally:
+                self._set({name: _CONFIG[name] for name in settings})
+
+    def _set(self, settings: dict[str, int | str]) -> None:
+        with self.write() as connection:
+            for name, value in settings.items():
+                connection.execute(f"set {name} = '{value}'")
+
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Open the file. Whoever looks into it with another tool takes no lock of ours, and is waited for too."""
         deadline = time.monotonic() + self.timeout_s

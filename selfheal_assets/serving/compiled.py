@@ -6,7 +6,6 @@ slow path judges the request and words the refusal. So it may be stricter than t
 
 import json
 import math
-import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -15,7 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from selfheal_assets.core.spec import Feature, FeatureType
 from selfheal_assets.serving.schemas import FLOAT32_MAX, INT64_MAX, MAX_ROWS, TEXT_LENGTH, as_moment
-from selfheal_assets.stores.prediction_log import CaseColumns
+from selfheal_assets.stores.prediction_log import CaseColumns, with_ids
 from selfheal_assets.use_case import UseCase
 
 _Text = Annotated[str, Meta(min_length=1, max_length=TEXT_LENGTH)]
@@ -88,8 +87,7 @@ class CaseDecoder:
             return None  # a field was given twice, or cannot be told from one that was
         plain = {n: _plain(given[n]) for n in ("entity_id", "event_time", *self._names)}
         times = [as_moment(t).isoformat() if t else None for t in plain.pop("event_time")]
-        ids = [i or uuid.uuid4().hex for i in plain.pop("entity_id")]
-        return CaseColumns(ids, times, plain)
+        return CaseColumns(with_ids(plain.pop("entity_id")), times, plain)
 
 
 def _quotes(is_text: bool, values: list[Any]) -> int:

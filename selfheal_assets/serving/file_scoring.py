@@ -4,7 +4,6 @@ A file may be larger than memory: it is read, checked, scored, logged and writte
 ``stores.case_files``.
 """
 
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from selfheal_assets.serving.answers import UNSEEN
 from selfheal_assets.serving.schemas import FLOAT32_MAX, TEXT_LENGTH
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.stores.case_files import ROW, STDOUT, CaseFile, DeadLetters, RawBatch, ResultFile
+from selfheal_assets.stores.prediction_log import with_ids
 from selfheal_assets.stores.sources import SourceError
 from selfheal_assets.use_case import UseCase
 
@@ -267,8 +267,7 @@ def _ids(raw: pl.DataFrame) -> pl.Series:
     """Each row's id, a new one where none was given."""
     given = raw["entity_id"] if "entity_id" in raw else pl.repeat(None, raw.height, eager=True)
     ids = given.cast(pl.String).str.strip_chars().replace("", None)
-    missing = ids.is_null().arg_true()
-    return ids.scatter(missing, [uuid.uuid4().hex for _ in range(len(missing))])
+    return pl.Series("entity_id", with_ids(ids.to_list()), dtype=pl.String)
 
 
 def _times(raw: pl.DataFrame) -> tuple[pl.Series, Sequence[Problem]]:

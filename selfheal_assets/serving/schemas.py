@@ -4,7 +4,6 @@ Only shapes and their validation belong here: what is let through can be scored,
 """
 
 import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from pydantic import (
 
 from selfheal_assets.core.explanation import MAX_REASONS
 from selfheal_assets.core.spec import Feature, FeatureType
-from selfheal_assets.stores.prediction_log import SHADOW_MARK, CaseColumns
+from selfheal_assets.stores.prediction_log import SHADOW_MARK, CaseColumns, with_ids
 from selfheal_assets.use_case import UseCase
 
 MAX_ROWS = 10_000
@@ -333,7 +332,7 @@ def case_columns(case: UseCase, rows: Sequence[CaseRequest]) -> CaseColumns:
     """Validated requests, instances of the use case's ``single`` model, as columns; a case without id gets one."""
     own = [row.prediction_id for row in rows]
     return CaseColumns(
-        [row.entity_id or uuid.uuid4().hex for row in rows],
+        with_ids([row.entity_id for row in rows]),
         [row.event_time.isoformat() if row.event_time else None for row in rows],
         {name: [getattr(row, name) for row in rows] for name in case.feature_names},
         own if any(own) else None,

@@ -143,9 +143,9 @@ def ingest(warehouse: Warehouse, case: UseCase, folder: Path) -> Ingestion:
     """Bring every complete line of the log into the ``prediction_log`` table; a second call adds nothing.
 
     Segments are taken in batches of at least ``_BATCH_ROWS`` rows, as commits are dear; memory does not grow with
-    the log. The rows of a batch and the note that its segments are done are one transaction; the files are removed only
-    afterwards. Segments that a live service still writes are read up to their last complete line and read again
-    next time.
+    the log. The rows of a batch and the note that its segments are done are one transaction; the files are removed
+    only afterwards. Segments that a live service still writes are read up to their last complete line and read
+    again next time.
 
     Raises:
         DamagedSegment: a segment is not as its writer left it; nothing of its batch was ingested.

@@ -76,6 +76,16 @@ def case_columns(cases: pl.DataFrame, features: Sequence[str]) -> CaseColumns:
     )
 
 
+def with_ids(given: Sequence[str | None]) -> list[str]:
+    """The cases' own ids, and 32 random hexadecimal digits for each that has none."""
+    missing = sum(1 for i in given if i is None)
+    digits = secrets.token_hex(
+        16 * missing
+    )  # all at once: a call of the kernel for each costs more than scoring
+    made = (digits[i : i + 32] for i in range(0, 32 * missing, 32))
+    return [next(made) if i is None else i for i in given]
+
+
 class PredictionLog:
     """Appends groups of answers. Safe to share between threads of one process; processes get segments each.
 

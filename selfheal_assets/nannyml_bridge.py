@@ -22,6 +22,7 @@ REFERENCE_CHUNKS = 10
 ESTIMATED_METRICS = ("roc_auc", "f1")
 UNIVARIATE_METHOD = "jensen_shannon"
 MULTIVARIATE_METHOD = "pca_reconstruction_error"
+DOMAIN_CLASSIFIER = "domain_classifier_auroc"
 
 
 @contextmanager
@@ -105,6 +106,7 @@ class DriftJudge:
     univariate: Any
     multivariate: Any
     unusable: dict[str, str]
+    domain_classifier: Any = None
 
     def univariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Jensen-Shannon distance of each feature.
@@ -130,19 +132,37 @@ class DriftJudge:
         return pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row")
 
     def multivariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
-        """PCA reconstruction error of the whole chunk: one row with its value and thresholds."""
+        """Drift of all features together, in the whole chunk.
+
+        Returns:
+            One row per method: ``method``, ``value``, ``lower_threshold``, ``upper_threshold``, ``alert``. The PCA
+            reconstruction error is a mean distance in standardized units; the domain classifier's is the ROC AUC
+            (0.5: chunk and reference cannot be told apart) of a boosted classifier, cross-validated.
+        """
         usable = [f for f in self.features if f.name not in self.unusable]
+        frame = _pandas(chunk, usable)
+        found = {MULTIVARIATE_METHOD: (self.multivariate, "reconstruction_error")}
+        if self.domain_classifier is not None:
+            found[DOMAIN_CLASSIFIER] = (self.domain_classifier, DOMAIN_CLASSIFIER)
+        rows = []
         with _nannyml():
-            result = _judge_one_chunk(self.multivariate, _pandas(chunk, usable), "calculate").iloc[0]
-        cell = result["reconstruction_error"]
-        limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
-        value = _number(cell["value"])
-        row = (MULTIVARIATE_METHOD, value, *limits, _alert(cell, value))
-        return pl.DataFrame([row], schema=_MULTIVARIATE_SCHEMA, orient="row")
+            for method, (calculator, column) in found.items():
+                cell = _judge_one_chunk(calculator, frame, "calculate").iloc[0][column]
+                limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
+                value = _number(cell["value"])
+                rows.append((method, value, *limits, _alert(cell, value)))
+        return pl.DataFrame(rows, schema=_MULTIVARIATE_SCHEMA, orient="row")
 
 
-def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudge:
+def fit_drift(
+    reference: pl.DataFrame, features: Sequence[Feature], domain_classifier: bool = False
+) -> DriftJudge:
     """Fit the drift calculators on the reference rows (the features by name).
+
+    Args:
+        reference: the champion's reference.
+        features: that it holds.
+        domain_classifier: whether chunks are judged by one, too: five boosted classifiers for each.
 
     Raises:
         ValueError: no feature varies in the reference.
@@ -173,7 +193,16 @@ def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudg
         multivariate = nml.DataReconstructionDriftCalculator(column_names=names, chunker=_chunker(size)).fit(
             frame
         )
-    return DriftJudge(tuple(features), univariate, multivariate, unusable)
+        domain = _domain_classifier(nml, frame, names, categories) if domain_classifier else None
+    return DriftJudge(tuple(features), univariate, multivariate, unusable, domain)
+
+
+def _domain_classifier(nml: Any, frame: Any, names: list[str], categories: list[str]) -> Any:
+    """Fitted on two chunks of the reference, the fewest that it takes: its thresholds are constants."""
+    calculator = nml.DomainClassifierCalculator(
+        feature_column_names=names, treat_as_categorical=categories, chunker=_chunker(len(frame) // 2)
+    )
+    return calculator.fit(frame)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,17 @@ def test_a_category_never_seen_alerts(drift, car_loans):
     assert (row["value"], row["alert"]) == (1.0, True)
 
 
+def test_a_domain_classifier_judges_where_it_is_asked(nml, car_loans):
+    reference, chunk = features_of(car_loans[0].head(2000)), features_of(car_loans[1].head(CHUNK_ROWS))
+    judge = nannyml_bridge.fit_drift(reference, FEATURES, domain_classifier=True)
+    shifted = chunk.with_columns(pl.col("car_value") * 1.5, salary_range=pl.lit("a million"))
+    alike, moved = (judge.multivariate_drift(c).row(1, named=True) for c in (chunk, shifted))
+    assert alike["method"] == nannyml_bridge.DOMAIN_CLASSIFIER
+    assert (alike["lower_threshold"], alike["upper_threshold"]) == (0.45, 0.65)
+    assert 0.4 < alike["value"] < 0.65 and not alike["alert"]
+    assert moved["value"] > 0.99 and moved["alert"]
+
+
 def related(rows: int, seed: int) -> pl.DataFrame:
     """Two features that go together and a third that does not."""
     rng = np.random.default_rng(seed)

@@ -34,11 +34,12 @@ class ChampionProfile:
     reference: pl.DataFrame
     reference_fingerprint: str
     reference_auc: float
+    domain_classifier: bool = False
 
     @cached_property
     def drift(self) -> DriftJudge:
         """Drift against the reference."""
-        return fit_drift(self.reference, self.bundle.features)
+        return fit_drift(self.reference, self.bundle.features, self.domain_classifier)
 
     @cached_property
     def performance(self) -> PerformanceJudge:
@@ -83,7 +84,9 @@ class Stores:
                 prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
             )
             auc = metrics.roc_auc(scored["label"].to_numpy(), probability)
-            self._profiles[version] = ChampionProfile(version, bundle, scored, frozen.fingerprint, auc)
+            self._profiles[version] = ChampionProfile(
+                version, bundle, scored, frozen.fingerprint, auc, self.case.monitoring.domain_classifier
+            )
         return self._profiles[version]
 
     def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame) -> None:

@@ -219,12 +219,24 @@ def realized_finding(realized: pl.DataFrame, reference_auc: float, policy: Alarm
     return Finding(check, status, reason, row["value"], limit)
 
 
+# Their evidence is outcomes. What drift and label-free estimates say may start a look; it certifies nothing, as the
+# relation between features and outcome can change while neither moves.
+OUTCOME_CHECKS = frozenset({"calibration_holds", "realized_performance_holds"})
+
+
 def health(findings: list[Finding]) -> tuple[Status, str]:
-    """The chunk's health in one word and one sentence: any failure is unhealthy, all unknown is unknown."""
+    """The chunk's health in one word and one sentence.
+
+    Any failure is unhealthy; healthy is what outcomes certify; everything else is unknown.
+    """
     failed = [f for f in findings if f.status is Status.failed]
-    known = [f for f in findings if f.status is not Status.insufficient]
     if failed:
         return Status.failed, "; ".join(f"{f.check}: {f.reason}" for f in failed)
-    if not known:
-        return Status.insufficient, "; ".join(f"{f.check}: {f.reason}" for f in findings)
-    return Status.passed, f"{len(known)} of {len(findings)} checks hold, the others have too little data"
+    hold = [f for f in findings if f.status is Status.passed]
+    if any(f.check in OUTCOME_CHECKS for f in hold):
+        others = "" if len(hold) == len(findings) else ", the others have too little data"
+        return Status.passed, f"{len(hold)} of {len(findings)} checks hold{others}"
+    unclear = [f"{f.check}: {f.reason}" for f in findings if f.status is Status.insufficient]
+    if hold:
+        unclear.insert(0, f"{', '.join(sorted(f.check for f in hold))} hold, which no outcome confirms yet")
+    return Status.insufficient, "; ".join(unclear)

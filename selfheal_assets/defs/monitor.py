@@ -118,8 +118,8 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
     def estimated_performance(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """ROC AUC and F1 without labels: CBPE by NannyML, fitted on the champion's reference.
 
-        It cannot see that the relation between features and outcome changed: read it beside
-        partial_label_evidence and realized_performance.
+        It cannot see that the relation between features and outcome changed: a failure says 'look', and a pass
+        certifies nothing. Read it beside partial_label_evidence and realized_performance.
         """
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
@@ -132,7 +132,7 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
             finding = monitoring.estimate_finding(frame, profile.reference_auc, stores.case.policy.alarms)
         numbers = ["value", "lower", "upper", "threshold_lower", "threshold_upper"]
         metadata = save(stores, "estimated_performance", chunk, _shaped(frame, ["metric"], numbers))
-        return judged(stores, chunk, finding, ERROR, metadata)
+        return judged(stores, chunk, finding, WARN, metadata)
 
     @dg.asset(
         group_name=GROUP,

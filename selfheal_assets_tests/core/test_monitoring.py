@@ -379,17 +379,22 @@ def test_realized_performance_notices_a_model_that_lost_its_ranking():
 
 # Health.
 
-HOLDS, BROKEN = Finding("a", PASS, "fine"), Finding("b", FAIL, "bad", 0.1, 0.2)
+HOLDS, BROKEN = Finding("calibration_holds", PASS, "fine"), Finding("b", FAIL, "bad", 0.1, 0.2)
+STEADY = Finding("drift_within_limits", PASS, "fine")
 
 
 @pytest.mark.parametrize(
     ("findings", "expected"),
     [
-        ([HOLDS, HOLDS], (PASS, "2 of 2 checks hold, the others have too little data")),
+        ([HOLDS, STEADY], (PASS, "2 of 2 checks hold")),
         ([HOLDS, unknown("c", "few")], (PASS, "1 of 2 checks hold, the others have too little data")),
         ([HOLDS, BROKEN, unknown("c", "few")], (FAIL, "b: bad")),
         ([BROKEN, unknown("c", "few")], (FAIL, "b: bad")),
         ([unknown("c", "few"), unknown("d", "none")], (INSUFFICIENT, "c: few; d: none")),
+        (
+            [STEADY, unknown("c", "few")],
+            (INSUFFICIENT, "drift_within_limits hold, which no outcome confirms yet; c: few"),
+        ),
         ([], (INSUFFICIENT, "")),
     ],
 )

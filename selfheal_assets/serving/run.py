@@ -21,6 +21,7 @@ from selfheal_assets.settings import Settings, SettingsError, share_metrics
 SHUTDOWN_S = 10
 _ORPHAN_CHECK_S = 0.5
 _HEALTHCHECK_S = 30  # a busy machine is no reason to replace a worker
+_KEEP_ALIVE_S = 75  # longer than a load balancer's 60: who closes first must not be the one that answers
 
 
 def serve(settings: Settings, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> None:
@@ -80,6 +81,7 @@ def _config(application: partial[FastAPI], logs: dict[str, Any], **more: Any) ->
         access_log=False,
         server_header=False,
         ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_worker_healthcheck=_HEALTHCHECK_S,
         **more,

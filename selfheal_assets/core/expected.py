@@ -109,6 +109,33 @@ def groups_of_rows(score: Array, calibrated: Array, flagged: Array) -> ScoreGrou
     )
 
 
+def groups_of_labels(score: Array, label: Array, flagged: Array) -> ScoreGroups:
+    """Groups of labelled rows: certain probabilities, with which every expected metric is the realized one.
+
+    Rows of one score are ties, whatever their labels. Average precision takes tied rows one by one, each with the
+    share of positives among the ties.
+
+    Args:
+        score: the model's raw scores, finite; shape (rows,).
+        label: 0/1; shape (rows,).
+        flagged: bool, predicted positive; shape (rows,).
+    """
+    values, rank = np.unique(np.asarray(score, dtype=np.float64), return_inverse=True)
+    cell, rows = np.unique(rank * 4 + np.asarray(flagged) * 2 + np.asarray(label), return_counts=True)
+    rank, score = cell // 4, values[cell // 4]
+    safe = np.clip(score, LOG_MARGIN, 1 - LOG_MARGIN)
+    return ScoreGroups(
+        probability=(cell % 2).astype(np.float64),
+        rows=rows.astype(np.float64),
+        flagged=cell % 4 >= 2,
+        score_sum=rows * score,
+        score_square_sum=rows * score**2,
+        rank=rank,
+        log_score_sum=rows * np.log(safe),
+        log_complement_sum=rows * np.log1p(-safe),
+    )
+
+
 @dataclass(frozen=True)
 class ExpectedConfusion:
     """Expected number of rows in each cell of the confusion matrix."""

@@ -16,7 +16,6 @@ import numpy as np
 from scipy.special import digamma
 
 from selfheal_assets.core.expected import CALIBRATION_BINS, ScoreGroups, by_rank, expected_roc_auc
-from selfheal_assets.core.metrics import UndefinedMetric
 from selfheal_assets.core.spec import Costs
 
 Array = np.ndarray

@@ -59,27 +59,9 @@ CAR_LOAN = (
     _category("repaid_loan_on_prev_car"), _category("size_of_downpayment"), _number("driver_tenure"),
 )  # fmt: skip
 EMPLOYMENT = (
-    _number("AGEP"),
-    *map(
-        _category,
-        [
-            "SCHL",
-            "MAR",
-            "RELP",
-            "DIS",
-            "ESP",
-            "CIT",
-            "MIG",
-            "MIL",
-            "ANC",
-            "NATIVITY",
-            "DEAR",
-            "DEYE",
-            "DREM",
-            "SEX",
-            "RAC1P",
-        ],
-    ),
+    _number("agep"),
+    *map(_category, ("schl", "mar", "relp", "dis", "esp", "cit", "mig", "mil", "anc", "nativity")),
+    *map(_category, ("dear", "deye", "drem", "sex", "rac1p")),
 )
 
 
@@ -108,7 +90,8 @@ def _from_nannyml(
     frames = []
     for pandas in (reference, later):
         wanted = [*columns, *(f.name for f in features)]
-        frame = pl.from_pandas(pandas[wanted].reset_index(drop=True)).rename(columns)
+        lower = pandas.rename(columns=str.lower)
+        frame = pl.from_pandas(lower[wanted].reset_index(drop=True)).rename(columns)
         frames.append(
             frame.with_columns(pl.col(f.name).cast(pl.String) for f in features if f.type == "category")
         )

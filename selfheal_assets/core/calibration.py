@@ -1,9 +1,9 @@
 """From raw scores to calibrated probabilities: the isotonic map, plain and importance-weighted.
 
 The plain map learns P(positive | score) on the reference, and holds for a chunk as long as that relation does. Where
-the inputs have shifted it need not: cases of one score may now be others than they were. The weighted map counts each
-reference row as often as its like occurs in the chunk (``core.density_ratio``) and so follows a shift of the inputs. Neither sees a change of
-P(positive | inputs) itself, which is told by labels alone.
+the inputs have shifted it need not: cases of one score may now be others than they were. The weighted map counts
+each reference row as often as its like occurs in the chunk (``core.density_ratio``) and so follows a shift of the
+inputs. Neither sees a change of P(positive | inputs) itself, which is told by labels alone.
 
 A map is a table of knots, so it can be stored, compared, and evaluated where the rows lie.
 """

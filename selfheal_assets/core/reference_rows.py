@@ -12,7 +12,8 @@ import polars as pl
 
 from selfheal_assets.core.calibration import IsotonicMap, fit_isotonic
 from selfheal_assets.core.density_ratio import Inputs, density_ratio, effective_rows, imbalance
-from selfheal_assets.core.expected import expected_metrics, groups_of_labels, groups_of_rows
+from selfheal_assets.core.expected import expected_metrics
+from selfheal_assets.core.score_groups import groups_of_labels, groups_of_rows
 from selfheal_assets.core.spec import Costs, Estimation
 
 Array = np.ndarray
@@ -107,7 +108,8 @@ def backtest(
     """Errors of both estimators on chunks of held-out reference rows, redrawn to look like the chunk at hand.
 
     Each fold in turn is held out; the maps are fitted on the others, and ``policy.draws`` chunks of ``rows`` rows
-    (10,000 at most) are drawn from it, by the weights if they are usable, evenly if not.
+    (``MOST_DRAWN`` at most: of a larger chunk the errors are upper bounds) are drawn from it, by the weights if they
+    are usable, evenly if not. Errors of counts are given for ``rows`` rows.
 
     Returns:
         ``metric``, ``cbpe`` and ``weighted``: mean absolute error of each (null where it was not measurable; the
@@ -131,13 +133,17 @@ def backtest(
     schema = {"metric": pl.String, CBPE: pl.Float64, WEIGHTED: pl.Float64}
     if not found:
         return pl.DataFrame(schema=schema)
-    return pl.concat(found).group_by("metric", maintain_order=True).agg(pl.col(CBPE, WEIGHTED).mean())
+    scale = pl.when(pl.col("unit") == "rows").then(rows / min(rows, MOST_DRAWN)).otherwise(1.0)
+    means = (
+        pl.concat(found).group_by("metric", "unit", maintain_order=True).agg(pl.col(CBPE, WEIGHTED).mean())
+    )
+    return means.with_columns(pl.col(CBPE, WEIGHTED) * scale).drop("unit")
 
 
 def _errors(drawn: ReferenceRows, maps: dict[str, IsotonicMap], costs: Costs | None) -> pl.DataFrame:
     """Absolute error of each map's estimates on one redrawn chunk."""
     score, flagged = drawn.inputs.score, drawn.flagged
-    truth = expected_metrics(groups_of_labels(score, drawn.label, flagged), costs).select("metric", "value")
+    truth = expected_metrics(groups_of_labels(score, drawn.label, flagged), costs)
     columns = []
     for name in (CBPE, WEIGHTED):
         if name in maps:
@@ -145,4 +151,4 @@ def _errors(drawn: ReferenceRows, maps: dict[str, IsotonicMap], costs: Costs | N
             columns.append((estimate - truth["value"]).abs().alias(name))
         else:
             columns.append(pl.Series(name, [None] * truth.height, dtype=pl.Float64))
-    return truth.select("metric").with_columns(columns)
+    return truth.select("metric", "unit").with_columns(columns)

@@ -15,7 +15,8 @@ from typing import Final
 import numpy as np
 from scipy.special import digamma
 
-from selfheal_assets.core.expected import CALIBRATION_BINS, ScoreGroups, by_rank, expected_roc_auc
+from selfheal_assets.core.expected import CALIBRATION_BINS, expected_roc_auc
+from selfheal_assets.core.score_groups import ScoreGroups, by_rank
 from selfheal_assets.core.spec import Costs
 
 Array = np.ndarray
@@ -66,15 +67,11 @@ def _ratio_errors(groups: ScoreGroups, costs: Costs | None) -> dict[str, float]:
     return {name: error for name, error in errors.items() if error is not None}
 
 
-def _cells(groups: ScoreGroups) -> tuple[Array, Array]:
-    return groups.probability * groups.rows, (1 - groups.probability) * groups.rows
-
-
 def _ratio_error(
     groups: ScoreGroups, top_positive: Array, top_negative: Array, low_positive: Array, low_negative: Array
 ) -> float | None:
     """√(Σ (u − R·v)²) / Σ v over rows, for R = Σu/Σv; ``None`` where Σv is 0."""
-    positive, negative = _cells(groups)
+    positive, negative = groups.classes()
     low = positive @ low_positive + negative @ low_negative
     if low <= 0:
         return None
@@ -86,7 +83,7 @@ def _ratio_error(
 
 def _cell_errors(groups: ScoreGroups) -> dict[str, float]:
     """Errors of the confusion matrix's counts: binomial."""
-    positive, negative = _cells(groups)
+    positive, negative = groups.classes()
     hit = groups.flagged
     counts = {"tp": positive[hit], "fp": negative[hit], "fn": positive[~hit], "tn": negative[~hit]}
     total = groups.total
@@ -98,7 +95,7 @@ def _roc_auc_error(groups: ScoreGroups) -> float:
 
     Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44(3), 1988.
     """
-    positive, negative = by_rank(groups, *_cells(groups))
+    positive, negative = by_rank(groups, *groups.classes())
     m, n, auc = positive.sum(), negative.sum(), expected_roc_auc(groups)
     below = (negative.sum() - np.cumsum(negative) + negative / 2) / n
     above = (np.cumsum(positive) - positive / 2) / m
@@ -131,7 +128,7 @@ def _drawn_errors(groups: ScoreGroups, seed: int, resamples: int) -> dict[str, f
 
 def _bands(groups: ScoreGroups) -> tuple[Array, Array, Array]:
     """Rows, positives and mean score by rank, highest first, in at most ``BANDS`` bands of neighbours."""
-    rows, positive, score = by_rank(groups, groups.rows, _cells(groups)[0], groups.score_sum)
+    rows, positive, score = by_rank(groups, groups.rows, groups.classes()[0], groups.score_sum)
     if len(rows) > BANDS:
         band = np.minimum((np.cumsum(rows) - rows / 2) / rows.sum() * BANDS, BANDS - 1).astype(int)
         starts = np.flatnonzero(np.concatenate([[True], np.diff(band) != 0]))

@@ -23,7 +23,8 @@ class Inputs:
     """What a classifier tells chunk from reference by.
 
     Attributes:
-        matrix: encoded features (``core.encoding``), NaN for missing; float32, shape (rows, features).
+        matrix: encoded features (``core.encoding``), NaN for missing, which infinities count as; float32, shape
+            (rows, features).
         score: the model's raw scores; float64, shape (rows,).
         names: of the columns, for messages.
         categorical: whether a column holds codes of categories.
@@ -157,7 +158,7 @@ def _boosted_odds(seen: Inputs, chunk: Inputs, judged: Inputs, policy: DensityRa
     """Odds of belonging to the chunk by boosted trees; see :class:`DensityRatio`."""
     import xgboost
 
-    matrix = np.concatenate([np.column_stack([p.matrix, p.score]) for p in (seen, chunk)]).astype(np.float32)
+    matrix = np.concatenate([_with_score(seen), _with_score(chunk)])
     target = np.concatenate([np.zeros(len(seen.score)), np.ones(len(chunk.score))])
     # Balanced: both classes weigh the same, whatever their sizes, and the tree sees a shift as such.
     balance = np.where(target == 1, len(seen.score) / len(chunk.score), 1.0)
@@ -167,7 +168,11 @@ def _boosted_odds(seen: Inputs, chunk: Inputs, judged: Inputs, policy: DensityRa
     }  # fmt: skip
     data = xgboost.QuantileDMatrix(matrix, target, weight=balance, nthread=1, max_bin=64)
     booster = xgboost.train(parameters, data, num_boost_round=policy.rounds)
-    margin = booster.inplace_predict(
-        np.column_stack([judged.matrix, judged.score]).astype(np.float32), predict_type="margin"
-    )
+    margin = booster.inplace_predict(_with_score(judged), predict_type="margin")
     return np.exp(np.clip(margin.astype(np.float64), -30, 30))
+
+
+def _with_score(rows: Inputs) -> Array:
+    """Features and score as float32; what is not finite is missing, as XGBoost refuses infinities."""
+    matrix = np.column_stack([rows.matrix, rows.score]).astype(np.float32)
+    return np.where(np.isfinite(matrix), matrix, np.float32(np.nan))

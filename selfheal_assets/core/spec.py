@@ -231,9 +231,9 @@ class Estimation(Spec):
     are used only if the weighted reference keeps ``min_effective_rows`` effective rows of each class and differs from
     the chunk by at most ``max_imbalance`` in every column (see ``core.density_ratio.imbalance``; more where chance
     alone explains more); ``ratios`` are tried in turn until one does. ``folds`` and ``draws``: the backtest fits on
-    all but one fold of the reference and redraws so many chunks from that one. Estimates of two estimators that differ
-    by more than ``disagreement`` standard errors are not trusted. ``confidence`` is the intervals'. ``max_rows``
-    bounds the rows of either side that weights are learnt from.
+    all but one fold of the reference and redraws so many chunks from that one. Estimates of two estimators that
+    differ by more than ``disagreement`` standard errors are not trusted. ``confidence`` is the intervals'.
+    ``max_rows`` bounds the rows of either side that weights are learnt from.
     """
 
     min_rows: Annotated[int, Field(ge=1)] = 200

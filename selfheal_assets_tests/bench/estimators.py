@@ -20,7 +20,6 @@ from selfheal_assets.core.spec import Estimation
 from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.estimator_data import CHUNK_ROWS, DataSet, car_loan, employment, loans
 
-POLICY = Estimation()
 # The cells of the confusion matrix say the same as the shares, Gini as the AUC; the sets name no costs.
 JUDGED = (
     "roc_auc", "average_precision", "f1", "precision", "recall", "specificity", "accuracy", "brier", "log_loss", "ks",
@@ -36,24 +35,26 @@ def main(
     ] = False,
     only: Annotated[str, typer.Option(help="One data set: ma_employment, car_loan or sba_loans.")] = "",
     seed: Annotated[int, typer.Option(help="Of folds, draws and classifiers.")] = 0,
+    max_imbalance: Annotated[float, typer.Option(help="The policy's limit.")] = Estimation().max_imbalance,
 ) -> None:
     """Estimate, choose, and compare with what the labels say."""
     started = time.process_time()
     loaders = {"ma_employment": employment, "car_loan": car_loan, "sba_loans": lambda: loans(full)}
-    judged = {name: _judged(load(), seed) for name, load in loaders.items() if only in ("", name)}
+    policy = Estimation(max_imbalance=max_imbalance)
+    judged = {name: _judged(load(), policy, seed) for name, load in loaders.items() if only in ("", name)}
     errors = {name: _errors(frame) for name, frame in judged.items()}
     for name, table in errors.items():
         _show(name, judged[name], table)
     trust = _trust(pl.concat(judged.values()))
     _show_trust(trust)
-    worst = max(
-        (row["ratio"], f"{n}.{row['metric']}") for n, t in errors.items() for row in t.iter_rows(named=True)
-    )
+    worst, where = _worst(errors)
+    trusted = {name: _errors(frame.filter("trusted")) for name, frame in judged.items()}
     failed = _failures(errors)
     report.figures(
         **{n: {r["metric"]: _figures(r) for r in t.iter_rows(named=True)} for n, t in errors.items()},
-        worst_ratio_chosen_to_better=worst[0],
-        worst_at=worst[1],
+        worst_ratio_chosen_to_better=worst,
+        worst_at=where,
+        worst_ratio_where_trusted=_worst(trusted)[0],
         untrusted=trust,
         nannyml_difference=_nannyml_difference(judged["ma_employment"])
         if "ma_employment" in judged
@@ -64,7 +65,7 @@ def main(
     raise typer.Exit(1 if failed else 0)
 
 
-def _judged(data: DataSet, seed: int) -> pl.DataFrame:
+def _judged(data: DataSet, policy: Estimation, seed: int) -> pl.DataFrame:
     """Estimates of every chunk with the ``realized`` metric and the reference's (``constant``) beside them."""
     report.say(f"{data.name}: {len(data.reference.label):,} reference rows, {len(data.chunks)} chunks")
     plain = plain_map(data.reference.inputs.score, data.reference.label)
@@ -73,7 +74,7 @@ def _judged(data: DataSet, seed: int) -> pl.DataFrame:
     )
     frames = []
     for chunk in data.chunks:
-        estimates = estimate_chunk(data.reference, chunk.rows, POLICY, seed=seed, plain=plain)
+        estimates = estimate_chunk(data.reference, chunk.rows, policy, seed=seed, plain=plain)
         realized = _realized(chunk.rows.inputs.score, chunk.label, chunk.rows.flagged, "realized")
         named = estimates.join(realized, on="metric").join(constant, on="metric")
         frames.append(named.with_columns(set=pl.lit(data.name), chunk=pl.lit(chunk.name)))
@@ -110,6 +111,14 @@ def _errors(judged: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def _worst(errors: dict[str, pl.DataFrame]) -> tuple[float, str]:
+    """The largest error of the chosen as a multiple of the better's, and where."""
+    rows = [
+        (r["ratio"], f"{name}.{r['metric']}") for name, t in errors.items() for r in t.iter_rows(named=True)
+    ]
+    return max(rows)
+
+
 def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {k: row[k] for k in ("mae_cbpe", "mae_weighted", "mae_chosen", "mae_constant", "ratio", "covered")}
 
@@ -142,8 +151,12 @@ def _show(name: str, judged: pl.DataFrame, errors: pl.DataFrame) -> None:
 
 def _trust(judged: pl.DataFrame) -> dict[str, dict[str, float]]:
     """By data set: how often 'untrusted' was said, and how often the estimate was then two errors off, or else."""
-    off = (pl.col("value") - pl.col("realized")).abs() > 2 * pl.col("standard_error")
-    both = judged.drop_nulls(["value", "realized", "standard_error"]).with_columns(off=off)
+
+    def off(column: str) -> pl.Expr:
+        return (pl.col(column) - pl.col("realized")).abs() > 2 * pl.col("standard_error")
+
+    both = judged.drop_nulls(["value", "value_cbpe", "realized", "standard_error"])
+    both = both.with_columns(off=off("value"), cbpe_off=off("value_cbpe"))
     disagree = pl.col("reason").str.contains("disagree").fill_null(False)
     found = {}
     for name, part in both.group_by("set", maintain_order=True):
@@ -155,6 +168,7 @@ def _trust(judged: pl.DataFrame) -> dict[str, dict[str, float]]:
             "untrusted_and_off": int(doubted["off"].sum()),
             "disagreeing": apart.height,
             "disagreeing_and_off": int(apart["off"].sum()),
+            "disagreeing_and_cbpe_off": int(apart["cbpe_off"].sum()),
             "trusted_and_off": int(kept["off"].sum()),
         }
     return found
@@ -166,11 +180,12 @@ def _show_trust(trust: dict[str, dict[str, float]]) -> None:
 
     report.table(
         "How often 'untrusted' was right: the chosen estimate is more than two standard errors off",
-        ["data set", "estimates", "untrusted", "off", "for disagreement", "off", "trusted", "off"],
+        ["data set", "estimates", "untrusted", "off", "for disagreement", "off", "CBPE off", "trusted", "off"],
         [
             (
                 name, t["estimates"], t["untrusted"], share(t["untrusted_and_off"], t["untrusted"]),
                 t["disagreeing"], share(t["disagreeing_and_off"], t["disagreeing"]),
+                share(t["disagreeing_and_cbpe_off"], t["disagreeing"]),
                 t["estimates"] - t["untrusted"], share(t["trusted_and_off"], t["estimates"] - t["untrusted"]),
             )
             for name, t in trust.items()

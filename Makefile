@@ -131,6 +131,10 @@ crash-log: $(STAMP) ## Kill services under load 200 times and count what is miss
 bench-ingest: $(STAMP) ## Ingest a million logged answers into a new warehouse (a minute)
 	@$(BIN)/python -m selfheal_assets_tests.bench.ingest $(ARGS)
 
+.PHONY: bench-estimators
+bench-estimators: $(STAMP) ## Hold estimates without labels against the labels, on three data sets (3 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.estimators $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

@@ -217,9 +217,10 @@ class HarmAlarms(Spec):
     ``reference_share``: the part of the realized losses' budget that pays for the reference being a sample, where
     the losses are no counts.
     ``harm_ratios``: the realized loss (for 0–1 losses its odds) is suspected to be this many times the reference's.
-    ``odds_factors``: the hazard of a positive is suspected to be this many times what it should be, or one such
-    part. ``tolerated_ratio``: expected over observed positives within this band is no harm. ``min_positives``: fewer
-    expected and observed positives tell nothing.
+    ``hazard_factors``: the hazard of a positive is suspected to be this many times what it should be, or one such
+    part. ``tolerated_ratio``: expected over observed positives within this band is no harm. ``age_bands``: how
+    many equal bands of age up to the horizon have a hazard of their own. ``min_positives``: fewer expected and
+    observed positives tell nothing.
     """
 
     budget: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -228,8 +229,9 @@ class HarmAlarms(Spec):
     horizon_chunks: Annotated[int, Field(ge=1, le=10_000)] = 52
     first_share: Annotated[float, Field(gt=0, lt=1)] = 0.75
     harm_ratios: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.3, 1.7)
-    odds_factors: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.25, 1.5, 2.0, 3.0)
+    hazard_factors: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.25, 1.5, 2.0, 3.0)
     tolerated_ratio: tuple[float, float] = (0.8, 1.25)
+    age_bands: Annotated[int, Field(ge=1, le=400)] = 24
     min_positives: Annotated[int, Field(ge=1)] = 20
 
     @field_validator("tolerated_ratio")

@@ -1,17 +1,11 @@
-"""Harm in labels that are not complete yet: what is known so far against what should be, by cohort and age.
+"""Harm in labels that are not complete yet: a test that may be looked at every day.
 
-A case with probability p is at risk of turning positive until it does, or until the horizon. With the timing
-curve F its cumulated hazard by age a is -log(1 - p F(a)), so the positives so far, less the cumulated hazard of
-all cases while they were at risk, are a martingale in time: the one-sample log-rank statistic. The same case
-may be looked at every day as it grows older, and counts once.
+The null hypothesis is not that the champion is perfect. By age band the hazard of turning positive may be what the
+reference's own cases showed (with that sample's uncertainty), times the ratio that the policy tolerates. A
+gambler's wealth against it, one stake per first cohort of a change and direction, ever reaches 1/alpha with
+probability at most alpha (Ville). The counts are ``partial_counts``.
 
-The null hypothesis is not that the champion is perfect. By age band the hazard may be what the reference's own
-cases showed (with that sample's uncertainty), times the ratio that the policy tolerates.
-
-Nothing here knows where cases come from; the evidence of single cohorts for people to read is in ``cohort_rows``.
-
-Sources: Breslow, Analysis of survival data under the proportional hazards model, 1975 (one-sample log-rank);
-Grünwald, Ly, Pérez-Ortiz and ter Schure, The safe log-rank test, 2021; Ville's inequality.
+Sources: Grünwald, Ly, Pérez-Ortiz and ter Schure, The safe log-rank test, 2021; Shafer, Testing by betting, 2021.
 """
 
 from dataclasses import dataclass
@@ -20,154 +14,12 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 from scipy.special import gammaln, logsumexp
-from scipy.stats import chi2, nbinom
+from scipy.stats import chi2
 
 from selfheal_assets.core.betting import log_limit, start_weights
-from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.spec import HarmAlarms
 
-HIGHEST_PROBABILITY = 1 - 1e-6
-"""A probability of 1 has an infinite hazard; this one expects a positive as surely as counts can tell."""
-
-CASE_COLUMNS = ("cohort", "age_days", "probability", "positive_age_days")
-COUNT_SCHEMA = {
-    "cohort": pl.Datetime("us"),
-    "age_band": pl.Int64,
-    "observed": pl.Float64,
-    "expected": pl.Float64,
-    "expected_at_most": pl.Float64,
-    "expected_at_least": pl.Float64,
-}
-COHORT_SCHEMA = {
-    "cohort": pl.Datetime("us"),
-    "rows": pl.Int64,
-    "mean_age_days": pl.Float64,
-    "share_known": pl.Float64,
-    "expected": pl.Float64,
-    "observed": pl.Float64,
-    "variance": pl.Float64,
-    "lower": pl.Float64,
-    "upper": pl.Float64,
-    "reason": pl.String,
-}
-
-
-@dataclass(frozen=True)
-class UsableCases:
-    """The cases that can be counted, and by cohort how many cannot and why."""
-
-    frame: pl.DataFrame
-    left_out: dict[datetime, str]
-
-
-def usable_cases(cases: pl.DataFrame) -> UsableCases:
-    """Leave out, and name, the cases that no test can place.
-
-    Args:
-        cases: ``cohort`` (Datetime), ``age_days`` (f64), ``probability`` (f64, 0..1), ``positive_age_days`` (f64:
-            age at which the positive label became known; null where none has).
-
-    Raises:
-        ValueError: a column is missing, or a label is known later than the case's age: a label from the future.
-    """
-    if missing := [c for c in CASE_COLUMNS if c not in cases.columns]:
-        raise ValueError(f"the cases lack {', '.join(missing)}")
-    age, p, positive = (pl.col(c).cast(pl.Float64) for c in CASE_COLUMNS[1:])
-    future = int(cases.select((positive > age).sum()).item())
-    if future:
-        raise ValueError(f"{future} positive labels are older than their case: they were learned after as_of")
-    sound = p.is_finite() & (p >= 0) & (p <= 1)
-    wrong = (
-        pl.when(pl.col("cohort").is_null())
-        .then(pl.lit("without a cohort"))
-        .when(~sound.fill_null(False))
-        .then(pl.lit("without a probability between 0 and 1"))
-        .when(~(age.is_finite() & (age >= 0)).fill_null(False))
-        .then(pl.lit("with an age below 0 or none (clocks that disagree?)"))
-        .when((positive < 0).fill_null(False) | positive.is_nan().fill_null(False))
-        .then(pl.lit("labelled before they happened (clocks that disagree?)"))
-    )
-    judged = cases.select(
-        pl.col("cohort").cast(pl.Datetime("us")),
-        age.alias("age_days"),
-        p.alias("probability"),
-        positive.alias("positive_age_days"),
-        wrong.alias("wrong"),
-    )
-    left_out = (
-        judged.filter(pl.col("wrong").is_not_null()).group_by("cohort", "wrong").len().sort("cohort", "wrong")
-    )
-    said: dict[datetime, str] = {}
-    for cohort, why, count in left_out.iter_rows():
-        said[cohort] = "; ".join(filter(None, [said.get(cohort, ""), f"{count} cases left out: {why}"]))
-    return UsableCases(judged.filter(pl.col("wrong").is_null()).drop("wrong"), said)
-
-
-def hazard_counts(cases: pl.DataFrame, curve: TimingCurve, policy: HarmAlarms) -> pl.DataFrame:
-    """Observed positives and cumulated hazard by cohort and age band, so far: the whole state of the test.
-
-    Counts of a cohort replace its earlier ones (:func:`newest_counts`); a corrected label is a cohort counted again.
-
-    Args:
-        cases: as for :func:`usable_cases`.
-        curve: timing curve, frozen with the reference.
-        policy: ``age_bands`` of equal length up to the horizon; ``tolerated_ratio``.
-
-    Returns:
-        ``cohort``, ``age_band`` (from 0), ``observed``, ``expected`` (cumulated hazard at p), ``expected_at_most`` and
-        ``expected_at_least`` (at the largest and smallest tolerated multiple of p), by cohort and band.
-    """
-    frame = usable_cases(cases).frame
-    if frame.is_empty():
-        return pl.DataFrame(schema=COUNT_SCHEMA)
-    horizon = curve.horizon_days
-    cohorts, code = np.unique(frame["cohort"].to_numpy(), return_inverse=True)
-    p = frame["probability"].to_numpy()
-    turned = frame["positive_age_days"].to_numpy()
-    at_risk_until = np.minimum(np.fmin(frame["age_days"].to_numpy(), turned), horizon)
-    edges = np.linspace(0, horizon, policy.age_bands + 1)
-    band_of = np.clip(np.searchsorted(edges, at_risk_until, side="left") - 1, 0, policy.age_bands - 1)
-    known_at_end, known_at_edges = curve.known_by(at_risk_until), curve.known_by(edges)
-    size, positive = len(cohorts) * policy.age_bands, ~np.isnan(turned)
-    observed = np.bincount((code * policy.age_bands + band_of)[positive], minlength=size)
-    low, high = policy.tolerated_ratio
-    hazards = [
-        _hazard_by_band(
-            np.minimum(p * g, HIGHEST_PROBABILITY), known_at_end, known_at_edges, code, len(cohorts)
-        )
-        for g in (1.0, 1 / low, 1 / high)
-    ]
-    return pl.DataFrame(
-        {
-            "cohort": np.repeat(cohorts, policy.age_bands),
-            "age_band": np.tile(np.arange(policy.age_bands), len(cohorts)),
-            "observed": observed.astype(float),
-            "expected": hazards[0],
-            "expected_at_most": hazards[1],
-            "expected_at_least": hazards[2],
-        },
-        schema_overrides=COUNT_SCHEMA,
-    )
-
-
-def _hazard_by_band(
-    p: np.ndarray, known_at_end: np.ndarray, known_at_edges: np.ndarray, code: np.ndarray, cohorts: int
-) -> np.ndarray:
-    """Cumulated hazard spent in each band while at risk, summed by cohort; flat, band fastest."""
-    by_band = np.empty((cohorts, len(known_at_edges) - 1))
-    before = np.zeros(len(p))
-    for band, known in enumerate(known_at_edges[1:]):
-        # F rises, so F at the earlier of two ages is the smaller of both.
-        until = -np.log1p(-p * np.minimum(known, known_at_end))
-        by_band[:, band] = np.bincount(code, until - before, cohorts)
-        before = until
-    return by_band.ravel()
-
-
-def newest_counts(earlier: pl.DataFrame, newer: pl.DataFrame) -> pl.DataFrame:
-    """Counts of all cohorts seen: those of ``newer`` where it has the cohort, else those of ``earlier``."""
-    kept = earlier.join(newer.select("cohort").unique(), on="cohort", how="anti")
-    return pl.concat([kept, newer]).sort("cohort", "age_band")
+DIRECTIONS = ("more", "fewer")
 
 
 @dataclass(frozen=True)
@@ -212,7 +64,7 @@ def log_wealth_by_start(counts: pl.DataFrame, reference: pl.DataFrame, policy: H
     probabilities rises with the count for c > 1, so it is safe for every smaller theta.
 
     Args:
-        counts: of :func:`hazard_counts`, every cohort tested.
+        counts: of :func:`partial_counts.hazard_counts`, every cohort tested.
         reference: the same of the reference's cases, all mature.
 
     Returns:
@@ -251,3 +103,59 @@ def _log_ratio(
     grown = np.log1p(expected / rate)
     harm = gammaln(factor * shape + observed) - gammaln(factor * shape) - factor * shape * grown
     return harm - (gammaln(shape + observed) - gammaln(shape) - shape * grown)
+
+
+def partial_alarm(counts: pl.DataFrame, reference: pl.DataFrame, policy: HarmAlarms) -> PartialAlarm:
+    """Whether the positives so far show that the champion expects far too few or far too many.
+
+    Args:
+        counts: newest counts of every cohort since monitoring began (:func:`partial_counts.newest_counts`): money
+            is staked on each as it comes, so leaving early cohorts out would spend it twice.
+        reference: counts of the reference's cases, all of them mature.
+        policy: budget, tolerated ratio, factors.
+    """
+    limit = log_limit(policy.partial_alpha)
+    cohorts = counts.group_by("cohort").agg(pl.col("observed", "expected").sum()).sort("cohort")
+    observed, expected = float(cohorts["observed"].sum()), float(cohorts["expected"].sum())
+    weights = start_weights(cohorts.height, policy)
+    spent = float(np.exp(weights).sum()) * policy.partial_alpha
+
+    def insufficient(reason: str) -> PartialAlarm:
+        return PartialAlarm(
+            None, limit, spent, None, None, observed, expected, None, None, None, True, reason
+        )
+
+    if cohorts.is_empty():
+        return insufficient("no case to look at")
+    known = float(reference["observed"].sum())
+    if known < policy.min_positives:
+        return insufficient(
+            f"{known:.0f} positives in the reference; min_positives asks for {policy.min_positives}"
+        )
+    if max(observed, expected) < policy.min_positives:
+        return insufficient(
+            f"{expected:.1f} positives expected and {observed:.0f} observed so far; min_positives asks for "
+            f"{policy.min_positives}"
+        )
+    stakes = weights + log_wealth_by_start(counts, reference, policy) - np.log(len(DIRECTIONS))
+    side, first = np.unravel_index(int(np.argmax(stakes)), stakes.shape)
+    log_e, direction = float(stakes[side, first]), DIRECTIONS[side]
+    since = cohorts[int(first) :]
+    seen, due = float(since["observed"].sum()), float(since["expected"].sum())
+    ratio, lower, upper = poisson_ratio(seen, due)
+    start = since["cohort"][0]
+    shown = "not defined (none is expected)" if ratio is None else f"{ratio:.2f} ({lower:.2f}–{upper:.2f})"
+    reason = (
+        f"{due:.0f} positives expected and {seen:.0f} observed so far in cohorts from {start:%Y-%m-%d}: "
+        f"observed/expected {shown}; log evidence of {direction} positives {log_e:.1f}, limit {limit:.1f}"
+    )
+    return PartialAlarm(log_e, limit, spent, direction, start, seen, due, ratio, lower, upper, False, reason)
+
+
+def poisson_ratio(observed: float, expected: float) -> tuple[float | None, float | None, float | None]:
+    """Observed over expected and its exact 95 % interval (Garwood 1936); nulls where nothing is expected."""
+    if expected <= 0:
+        return None, None, None
+    lower = chi2.ppf(0.025, 2 * observed) / 2 if observed else 0.0
+    upper = chi2.ppf(0.975, 2 * (observed + 1)) / 2
+    return observed / expected, float(lower / expected), float(upper / expected)

@@ -106,8 +106,8 @@ def hazard_counts(cases: pl.DataFrame, curve: TimingCurve, policy: HarmAlarms) -
         policy: ``age_bands`` of equal length up to the horizon; ``tolerated_ratio``.
 
     Returns:
-        ``cohort``, ``age_band`` (from 0), ``observed``, ``expected`` (cumulated hazard at p), ``expected_at_most`` and
-        ``expected_at_least`` (at the largest and smallest tolerated multiple of p), by cohort and band.
+        ``cohort``, ``age_band`` (from 0), ``observed``, ``expected`` (cumulated hazard at p), ``expected_at_most``
+        and ``expected_at_least`` (at the largest and smallest tolerated multiple of p), by cohort and band.
     """
     frame = usable_cases(cases).frame
     if frame.is_empty():
@@ -119,7 +119,8 @@ def hazard_counts(cases: pl.DataFrame, curve: TimingCurve, policy: HarmAlarms) -
     at_risk_until = np.minimum(np.fmin(frame["age_days"].to_numpy(), turned), horizon)
     edges = np.linspace(0, horizon, policy.age_bands + 1)
     band_of = np.clip(np.searchsorted(edges, at_risk_until, side="left") - 1, 0, policy.age_bands - 1)
-    known_at_end, known_at_edges = curve.known_by(at_risk_until), curve.known_by(edges)
+    known_at_edges = smoothed_knowledge(curve, policy.age_bands)
+    known_at_end = np.interp(at_risk_until, edges, known_at_edges)
     size, positive = len(cohorts) * policy.age_bands, ~np.isnan(turned)
     observed = np.bincount((code * policy.age_bands + band_of)[positive], minlength=size)
     low, high = policy.tolerated_ratio
@@ -140,6 +141,18 @@ def hazard_counts(cases: pl.DataFrame, curve: TimingCurve, policy: HarmAlarms) -
         },
         schema_overrides=COUNT_SCHEMA,
     )
+
+
+def smoothed_knowledge(curve: TimingCurve, bands: int) -> np.ndarray:
+    """F at the edges of equal age bands up to the horizon, from 0 to 1, with half a positive added to each band.
+
+    Where the reference has no positive, the empirical F says that none can come, and the first that does would be
+    infinitely surprising. Half a positive is Jeffreys' prior for the shares of a multinomial; within a band F is
+    straight.
+    """
+    edges = np.linspace(0, curve.horizon_days, bands + 1)
+    counts = np.histogram(np.clip(curve.ages, 0, curve.horizon_days), edges)[0] + 0.5
+    return np.concatenate([[0.0], np.cumsum(counts[:-1]) / counts.sum(), [1.0]])
 
 
 def _hazard_by_band(
@@ -175,8 +188,8 @@ def cohort_rows(
 
     Returns:
         One row per cohort: ``cohort``, ``rows``, ``mean_age_days``, ``share_known`` (mean F), ``expected`` (sum of
-        p F(age)), ``observed`` (counts), ``variance`` (of the observed count if each p F(age) is right), ``lower`` and
-        ``upper`` (where 95 % of counts would lie: a negative binomial, so that the reference's sampling error is in
+        p F(age)), ``observed`` (counts), ``variance`` (of the observed count if each p F(age) is right), ``lower``
+        and ``upper`` (where 95 % of counts would lie: a negative binomial, so that the reference's sampling error is in
         it), ``reason`` (what was left out, or how many rows the cohort lacks; null where all is well). Figures that
         cannot be had are null.
     """

@@ -59,8 +59,8 @@ def log_wealth_by_start(counts: pl.DataFrame, reference: pl.DataFrame, policy: H
     """Log wealth of the bets that all cohorts from a first one on have changed.
 
     The observed count of a band is Poisson with mean theta times the cumulated hazard (which is conservative for
-    cases that can turn only once). The reference leaves theta a gamma(n + 1/2, e + 1/2) of its n observed and e
-    expected positives; harm by a factor c is gamma(c (n + 1/2), e + 1/2). The ratio of the two marginal
+    cases that can turn only once). The reference's n observed and e expected positives leave theta
+    Jeffreys' posterior gamma(n + 1/2, e); harm by a factor c is gamma(c (n + 1/2), e). The ratio of the two marginal
     probabilities rises with the count for c > 1, so it is safe for every smaller theta.
 
     Args:
@@ -72,7 +72,7 @@ def log_wealth_by_start(counts: pl.DataFrame, reference: pl.DataFrame, policy: H
     """
     bands = policy.age_bands
     known = reference.group_by("age_band").agg(pl.col("observed", "expected").sum()).sort("age_band")
-    shape, rate = np.full(bands, 0.5), np.full(bands, 0.5)
+    shape, rate = np.full(bands, 0.5), np.zeros(bands)
     shape[known["age_band"].to_numpy()] += known["observed"].to_numpy()
     rate[known["age_band"].to_numpy()] += known["expected"].to_numpy()
     counts = counts.sort("cohort", "age_band")

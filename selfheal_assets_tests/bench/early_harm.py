@@ -48,7 +48,10 @@ def main(
     report.table(
         "Harm among the loans of 2006–2007, looked at every month",
         ["champion", "reference", "partial labels", "matured labels", "lead, months", "observed/expected"],
-        [(n, f["reference"], f["alarm_partial"], f["alarm_matured"], f["lead_months"], f["ratio"]) for n, f in found.items()],
+        [
+            (n, f["reference"], f["alarm_partial"], f["alarm_matured"], f["lead_months"], f["ratio"])
+            for n, f in found.items()
+        ],
     )
     pool = _loans(settings, cases, first.bundle, *CALM)
     alarmed = []
@@ -203,7 +206,9 @@ def _unchanged(
     days = np.array([(add_months(m, 1) - m).days for m in months.unique().sort()])
     length = np.repeat(days, months.value_counts(sort=False).sort("cohort")["count"].to_numpy())
     offset = pl.Series((rng.random(pool.height) * length).astype(int))
-    loans = loans.with_columns(cohort=months, event_time=months + pl.Series([timedelta(days=int(o)) for o in offset]))
+    loans = loans.with_columns(
+        cohort=months, event_time=months + pl.Series([timedelta(days=int(o)) for o in offset])
+    )
     hit = _watch(loans, curve, reference, horizon, matured_only=False)
     return hit[0] if hit else None
 

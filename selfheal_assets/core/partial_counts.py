@@ -65,7 +65,7 @@ def usable_cases(cases: pl.DataFrame) -> UsableCases:
     if missing := [c for c in CASE_COLUMNS if c not in cases.columns]:
         raise ValueError(f"the cases lack {', '.join(missing)}")
     age, p, positive = (pl.col(c).cast(pl.Float64) for c in CASE_COLUMNS[1:])
-    future = int(cases.select((positive > age).sum()).item())
+    future = int(cases.select((positive.is_not_nan() & (positive > age)).sum()).item())
     if future:
         raise ValueError(f"{future} positive labels are older than their case: they were learned after as_of")
     sound = p.is_finite() & (p >= 0) & (p <= 1)
@@ -189,8 +189,8 @@ def cohort_rows(
     Returns:
         One row per cohort: ``cohort``, ``rows``, ``mean_age_days``, ``share_known`` (mean F), ``expected`` (sum of
         p F(age)), ``observed`` (counts), ``variance`` (of the observed count if each p F(age) is right), ``lower``
-        and ``upper`` (where 95 % of counts would lie: a negative binomial, so that the reference's sampling error is in
-        it), ``reason`` (what was left out, or how many rows the cohort lacks; null where all is well). Figures that
+        and ``upper`` (where 95 % of counts would lie: a negative binomial, so that the reference's sampling error is
+        in it), ``reason`` (what was left out, or how many rows the cohort lacks; null where all is well). Figures that
         cannot be had are null.
     """
     usable = usable_cases(cases)

@@ -190,8 +190,8 @@ def cohort_rows(
         One row per cohort: ``cohort``, ``rows``, ``mean_age_days``, ``share_known`` (mean F), ``expected`` (sum of
         p F(age)), ``observed`` (counts), ``variance`` (of the observed count if each p F(age) is right), ``lower``
         and ``upper`` (where 95 % of counts would lie: a negative binomial, so that the reference's sampling error is
-        in it), ``reason`` (what was left out, or how many rows the cohort lacks; null where all is well). Figures that
-        cannot be had are null.
+        in it), ``reason`` (what was left out, or how many rows the cohort lacks; null where all is well). Figures
+        that cannot be had are null.
     """
     usable = usable_cases(cases)
     due = curve.known_by(usable.frame["age_days"].to_numpy())

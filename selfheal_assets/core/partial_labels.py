@@ -59,9 +59,10 @@ def log_wealth_by_start(counts: pl.DataFrame, reference: pl.DataFrame, policy: H
     """Log wealth of the bets that all cohorts from a first one on have changed.
 
     The observed count of a band is Poisson with mean theta times the cumulated hazard (which is conservative for
-    cases that can turn only once). The reference's n observed and e expected positives leave theta
-    Jeffreys' posterior gamma(n + 1/2, e); harm by a factor c is gamma(c (n + 1/2), e). The ratio of the two marginal
-    probabilities rises with the count for c > 1, so it is safe for every smaller theta.
+    cases that can turn only once). The reference's n observed and e expected positives leave theta a gamma(s, e)
+    with s = n + 1/2 where more positives are suspected and s = n where fewer are (a band without any then says
+    nothing); harm by a factor c is gamma(c s, e). The ratio of the two marginal probabilities rises with the count
+    for c > 1, so it is safe for every smaller theta, and falls for c < 1.
 
     Args:
         counts: of :func:`partial_counts.hazard_counts`, every cohort tested.
@@ -70,23 +71,23 @@ def log_wealth_by_start(counts: pl.DataFrame, reference: pl.DataFrame, policy: H
     Returns:
         (2, cohorts): for more and for fewer positives; mixed over the policy's factors.
     """
-    bands = policy.age_bands
     known = reference.group_by("age_band").agg(pl.col("observed", "expected").sum()).sort("age_band")
-    shape, rate = np.full(bands, 0.5), np.zeros(bands)
-    shape[known["age_band"].to_numpy()] += known["observed"].to_numpy()
-    rate[known["age_band"].to_numpy()] += known["expected"].to_numpy()
-    counts = counts.sort("cohort", "age_band")
-    observed = _since(counts["observed"], bands)
+    positives, rate = known["observed"].to_numpy(), known["expected"].to_numpy()
+    counts, bands = counts.sort("cohort", "age_band"), known.height
+    observed, factors = _since(counts["observed"], bands), np.array(policy.hazard_factors)
 
-    def mixed(expected: np.ndarray, factors: np.ndarray) -> np.ndarray:
-        grown = [_log_ratio(observed, expected, shape, rate, c).sum(axis=1) for c in factors]
-        return logsumexp(grown, axis=0) - np.log(len(factors))
+    def mixed(expected: np.ndarray, shape: np.ndarray, times: np.ndarray) -> np.ndarray:
+        told = (shape > 0) & (rate > 0)
+        grown = [
+            _log_ratio(observed[:, told], expected[:, told], shape[told], rate[told], c).sum(axis=1)
+            for c in times
+        ]
+        return logsumexp(grown, axis=0) - np.log(len(times))
 
-    up = np.array(policy.hazard_factors)
     return np.stack(
         [
-            mixed(_since(counts["expected_at_most"], bands), up),
-            mixed(_since(counts["expected_at_least"], bands), 1 / up),
+            mixed(_since(counts["expected_at_most"], bands), positives + 0.5, factors),
+            mixed(_since(counts["expected_at_least"], bands), positives, 1 / factors),
         ]
     )
 
@@ -147,7 +148,7 @@ def partial_alarm(counts: pl.DataFrame, reference: pl.DataFrame, policy: HarmAla
     shown = "not defined (none is expected)" if ratio is None else f"{ratio:.2f} ({lower:.2f}–{upper:.2f})"
     reason = (
         f"{due:.0f} positives expected and {seen:.0f} observed so far in cohorts from {start:%Y-%m-%d}: "
-        f"observed/expected {shown}; log evidence of {direction} positives {log_e:.1f}, limit {limit:.1f}"
+        f"observed/expected {shown}, in the reference {known / float(reference['expected'].sum()):.2f}; log evidence of {direction} positives {log_e:.1f}, limit {limit:.1f}"
     )
     return PartialAlarm(log_e, limit, spent, direction, start, seen, due, ratio, lower, upper, False, reason)
 

@@ -219,8 +219,8 @@ class HarmAlarms(Spec):
     ``harm_ratios``: the realized loss (for 0–1 losses its odds) is suspected to be this many times the reference's.
     ``hazard_factors``: the hazard of a positive is suspected to be this many times what it should be, or one such
     part. ``tolerated_ratio``: expected over observed positives within this band is no harm. ``age_bands``: how
-    many equal bands of age up to the horizon have a hazard of their own. ``min_positives``: fewer expected and
-    observed positives tell nothing.
+    many equal bands of age up to the horizon have a hazard of their own. ``min_rows``: fewer
+    labelled rows, ``min_positives``: fewer expected and observed positives tell nothing.
     """
 
     budget: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
@@ -232,6 +232,7 @@ class HarmAlarms(Spec):
     hazard_factors: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.25, 1.5, 2.0, 3.0)
     tolerated_ratio: tuple[float, float] = (0.8, 1.25)
     age_bands: Annotated[int, Field(ge=1, le=400)] = 24
+    min_rows: Annotated[int, Field(ge=1)] = 200
     min_positives: Annotated[int, Field(ge=1)] = 20
 
     @field_validator("tolerated_ratio")

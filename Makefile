@@ -131,6 +131,10 @@ crash-log: $(STAMP) ## Kill services under load 200 times and count what is miss
 bench-ingest: $(STAMP) ## Ingest a million logged answers into a new warehouse (a minute)
 	@$(BIN)/python -m selfheal_assets_tests.bench.ingest $(ARGS)
 
+.PHONY: bench-early-harm
+bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and by matured ones (minutes; ARGS=--full)
+	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

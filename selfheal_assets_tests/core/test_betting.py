@@ -73,6 +73,29 @@ def test_money_for_late_starts_is_what_finds_late_changes():
     assert not bet_on(reference, counts, REALIZED_ONLY.model_copy(update={"first_share": 1 - 1e-9})).harmful
 
 
+def shiryaev_roberts(errors: np.ndarray) -> np.ndarray:
+    """(histories, chunks) log of the statistic for 0.07 → 0.09, both known, summed over every start."""
+    ratio = errors * math.log(0.09 / 0.07) + (500 - errors) * math.log(0.91 / 0.93)
+    statistic, seen = np.zeros(len(errors)), []
+    for at in range(errors.shape[1]):
+        statistic = (1 + statistic) * np.exp(ratio[:, at])
+        seen.append(np.log(statistic))
+    return np.stack(seen, axis=1)
+
+
+def test_no_rule_finds_a_change_at_an_unknown_time_in_three_chunks():
+    """What can be had at all: both rates known, the limit set by simulation to 5 % in 200 chunks."""
+    rng = np.random.default_rng(0)
+    unchanged = shiryaev_roberts(rng.binomial(500, 0.07, (4000, 200))).max(axis=1)
+    limit = np.quantile(unchanged, 0.95)
+    errors = np.hstack([rng.binomial(500, 0.07, (2000, 100)), rng.binomial(500, 0.09, (2000, 30))])
+    statistic = shiryaev_roberts(errors)
+    quiet = statistic[(statistic[:, :100] < limit).all(axis=1)]
+    assert np.median(np.argmax(quiet[:, 100:] >= limit, axis=1) + 1) == 5
+    ours = [first_alarm(s, [0.07] * 20 + [0.09] * 25, reference_rows=50_000) or 99 for s in range(80)]
+    assert 5 < np.median([n - 20 for n in ours if n > 20]) <= 9
+
+
 def test_fewer_errors_are_no_harm():
     assert not any(history(s, [0.04] * 40).harmful for s in range(20))
 

@@ -112,12 +112,12 @@ def hazard_counts(cases: pl.DataFrame, curve: TimingCurve, policy: HarmAlarms) -
     frame = usable_cases(cases).frame
     if frame.is_empty():
         return pl.DataFrame(schema=COUNT_SCHEMA)
-    horizon = curve.horizon_days
     cohorts, code = np.unique(frame["cohort"].to_numpy(), return_inverse=True)
     p = frame["probability"].to_numpy()
     turned = frame["positive_age_days"].to_numpy()
-    at_risk_until = np.minimum(np.fmin(frame["age_days"].to_numpy(), turned), horizon)
-    edges = np.linspace(0, horizon, policy.age_bands + 1)
+    # Beyond the horizon F stays 1 and the last band is the last: no more hazard is spent.
+    at_risk_until = np.fmin(frame["age_days"].to_numpy(), turned)
+    edges = np.linspace(0, curve.horizon_days, policy.age_bands + 1)
     band_of = np.clip(np.searchsorted(edges, at_risk_until, side="left") - 1, 0, policy.age_bands - 1)
     known_at_edges = smoothed_knowledge(curve, policy.age_bands)
     known_at_end = np.interp(at_risk_until, edges, known_at_edges)

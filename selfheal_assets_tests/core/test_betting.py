@@ -191,6 +191,36 @@ def test_the_bet_by_hand():
     assert bet_size(reference, 0.01, 1.3) == pytest.approx(0.003 / (0.0125 + 0.003**2))
 
 
+def test_a_stake_is_its_share_of_the_money_times_the_mean_over_bets():
+    reference, policy = error_counts(10_000, 700), HarmAlarms(horizon_chunks=12)
+    bet = bet_on(reference, [error_counts(500, 30), error_counts(500, 60)], policy)
+    since = {0: (90.0, 1000.0), 1: (60.0, 500.0)}
+    for start, share in ((0, 0.75), (1, 0.25 / 11)):
+        errors, rows = (np.array([n]) for n in since[start])
+        grown = [math.exp(log_wealth_counts(errors, rows, reference, r)[0]) for r in (1.3, 1.7)]
+        assert bet.log_stakes[start] == pytest.approx(math.log(share * sum(grown) / 2))
+    assert bet.log_e == bet.log_stakes.max()
+
+
+def test_a_stake_on_losses_is_against_the_bound_that_its_part_of_the_budget_buys():
+    losses = np.random.default_rng(1).beta(1, 9, 3000)
+    policy = HarmAlarms(
+        horizon_chunks=1, budget=0.04, partial_share=0.5, reference_share=0.3, harm_ratios=(1.4,)
+    )
+    reference, chunk = loss_sums(losses[:2000]), loss_sums(losses[2000:])
+    mean = upper_mean(reference, 0.04 * 0.5 * 0.3)
+    sums = (np.array([float(x)]) for x in (chunk.total, chunk.squares, chunk.rows))
+    by_hand = log_wealth_sums(*sums, mean, bet_size(reference, mean, 1.4))[0]
+    assert bet_on(reference, [chunk], policy).log_e == pytest.approx(by_hand)
+
+
+def test_the_effect_is_of_the_chunks_since_the_change():
+    bet = bet_on(
+        error_counts(10_000, 700), [error_counts(500, 20)] * 3 + [error_counts(500, 80)], REALIZED_ONLY
+    )
+    assert (bet.first_chunk, bet.since_change) == (3, error_counts(500, 80))
+
+
 @pytest.mark.parametrize("horizon", [1, 2, 12])
 def test_a_years_stakes_spend_a_years_budget(horizon):
     policy = HarmAlarms(horizon_chunks=horizon)

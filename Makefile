@@ -135,6 +135,10 @@ bench-ingest: $(STAMP) ## Ingest a million logged answers into a new warehouse (
 bench-estimators: $(STAMP) ## Hold estimates without labels against the labels, on three data sets (3 minutes)
 	@$(BIN)/python -m selfheal_assets_tests.bench.estimators $(ARGS)
 
+.PHONY: bench-early-harm
+bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and by matured ones (minutes; ARGS=--full)
+	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

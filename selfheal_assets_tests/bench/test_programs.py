@@ -34,6 +34,16 @@ def test_estimates_are_held_against_labels():
     assert told["nannyml_difference"] is None
 
 
+def test_early_harm_in_small():
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.early_harm", "--histories", "1"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert "2006-01-01" < told["alarm_partial"] < told["alarm_matured"]
+    assert min(told["lead_months"], told["later_champion"]["lead_months"]) >= 12
+    assert (told["unchanged_histories"], told["ever_false_alarm"]) == (1, 0)
+
+
 def test_the_crash_test_counts_what_is_lost_doubled_and_changed(tmp_path):
     crashes = Crashes(tmp_path, connections=3, load_s=0.5, command_every=100, workers=1, seed=1)
     counted = crashes.run(rounds=3, lanes=1)

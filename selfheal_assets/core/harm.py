@@ -1,0 +1,123 @@
+"""From evidence of harm to a finding and a row: of realized losses (``betting``) and of labels so far.
+
+A finding here is of severity ERROR: unlike drift, harm is about outcomes. Each alarm says what it saw, what it
+allows itself, since when, which way and how much.
+"""
+
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core import betting
+from selfheal_assets.core.betting import LossBet
+from selfheal_assets.core.monitoring import Finding, Status, unknown
+from selfheal_assets.core.partial_labels import PartialAlarm
+from selfheal_assets.core.spec import HarmAlarms
+
+ALARM_SCHEMA = {
+    "evidence": pl.String,
+    "status": pl.String,
+    "statistic": pl.Float64,
+    "limit": pl.Float64,
+    "budget": pl.Float64,
+    "budget_spent": pl.Float64,
+    "first_chunk": pl.Datetime("us"),
+    "direction": pl.String,
+    "effect": pl.Float64,
+    "effect_lower": pl.Float64,
+    "effect_upper": pl.Float64,
+    "reason": pl.String,
+}
+
+
+def partial_row(alarm: PartialAlarm, policy: HarmAlarms) -> pl.DataFrame:
+    """One row of :data:`ALARM_SCHEMA` of the partial labels' alarm.
+
+    ``statistic`` is the log e-value, ``limit`` log(1 / alpha), ``budget`` the alpha of a year, ``budget_spent`` the
+    part staked so far (over all years), ``first_chunk`` the first cohort of the change, ``effect`` observed over
+    expected since then.
+    """
+    return _row(
+        "partial", _partial_status(alarm), alarm.log_e, alarm.limit, policy.partial_alpha, alarm.budget_spent,
+        alarm.first_cohort, alarm.direction, (alarm.ratio, alarm.lower, alarm.upper), alarm.reason,
+    )  # fmt: skip
+
+
+def realized_row(bet: LossBet, chunks: list[datetime], loss: str) -> pl.DataFrame:
+    """One row of :data:`ALARM_SCHEMA` of the realized losses' alarm.
+
+    Args:
+        bet: the books.
+        chunks: start of each chunk seen, as many as the books hold.
+        loss: name of the loss in words, such as ``error rate``.
+    """
+    status, reason = _realized(bet, loss)
+    effect = betting.effect_size(bet)
+    spent = float(np.exp(betting.start_weights(len(bet.seen), bet.policy)).sum()) * bet.policy.realized_alpha
+    told = status is not Status.insufficient
+    return _row(
+        "realized", status, bet.log_e if told else None, bet.limit, bet.policy.realized_alpha, spent,
+        chunks[bet.first_chunk] if told and bet.first_chunk is not None else None, "more" if told else None,
+        (effect.ratio, effect.lower, effect.upper), "; ".join(filter(None, [reason, effect.reason])),
+    )  # fmt: skip
+
+
+def _row(
+    evidence: str,
+    status: Status,
+    statistic: float | None,
+    limit: float,
+    budget: float,
+    spent: float,
+    first: datetime | None,
+    direction: str | None,
+    effect: tuple[float | None, float | None, float | None],
+    reason: str,
+) -> pl.DataFrame:
+    # A limit of infinity is a test that may spend nothing: there is none.
+    finite = limit if np.isfinite(limit) else None
+    values = (evidence, status.value, statistic, finite, budget, spent, first, direction, *effect, reason)
+    return pl.DataFrame([values], schema=ALARM_SCHEMA, orient="row")
+
+
+def partial_harm_finding(alarm: PartialAlarm) -> Finding:
+    """``calibration_holds`` by the anytime-valid test: do the positives so far agree with those expected?"""
+    check, status = "calibration_holds", _partial_status(alarm)
+    if status is Status.insufficient:
+        return unknown(check, alarm.reason)
+    return Finding(check, status, alarm.reason, alarm.log_e, alarm.limit)
+
+
+def _partial_status(alarm: PartialAlarm) -> Status:
+    if alarm.insufficient:
+        return Status.insufficient
+    return Status.failed if alarm.harmful else Status.passed
+
+
+def realized_harm_finding(bet: LossBet, loss: str = "error rate") -> Finding:
+    """``realized_performance_holds`` by betting: are the realized losses no higher than the reference's?"""
+    check = "realized_performance_holds"
+    status, reason = _realized(bet, loss)
+    if status is Status.insufficient:
+        return unknown(check, reason)
+    return Finding(check, status, reason, bet.log_e, bet.limit)
+
+
+def _realized(bet: LossBet, loss: str) -> tuple[Status, str]:
+    policy, rows = bet.policy, sum(c.rows for c in bet.seen)
+    if policy.realized_alpha == 0:
+        return Status.insufficient, "harm.partial_share leaves no budget to realized losses"
+    if bet.reference.rows < policy.min_rows:
+        return Status.insufficient, (
+            f"{bet.reference.rows} labelled rows in the reference; min_rows asks for {policy.min_rows}"
+        )
+    if rows < policy.min_rows:
+        return Status.insufficient, f"{rows} labelled rows so far; min_rows asks for {policy.min_rows}"
+    since = bet.since_change
+    reason = (
+        f"{loss} {since.mean:.4f} on {since.rows} labelled rows of the last {len(bet.seen) - (bet.first_chunk or 0)} "
+        f"chunks, reference {bet.reference.mean:.4f} on {bet.reference.rows}; log evidence of harm "
+        f"{bet.log_e:.1f}, limit {bet.limit:.1f}"
+    )
+    return (Status.failed if bet.harmful else Status.passed), reason

@@ -207,6 +207,47 @@ class AlarmPolicy(Spec):
         return band
 
 
+class DriftAlarms(Spec):
+    """When drift of inputs and scores warns, and when it asks for action, with a bounded chance of false alarms.
+
+    ``false_alarm_budget``: the chance of *any* false drift alarm in a year of ``chunks_per_year`` chunks, over all
+    features, both tiers and all looks; ``warn_share`` of it is the warning tier's. A feature warns when ``warn_hits``
+    of the last ``warn_window`` chunks differ from what came before; the level of each test follows from the budget.
+    ``cells`` is the most cells a feature is judged on (neighbours, or the rarest categories, are merged; missing and
+    unseen values stay apart); the warning's χ² groups cells until each expects ``min_expected`` rows in both samples.
+    ``effect_sizes`` (Cohen's w) are the sizes of change that the acting tier bets on, ``max_starts`` the chunks
+    at which it supposes the change to have begun: the first, and the newest. ``min_reference_rows``: with
+    fewer nothing is judged. ``min_mass_moved``: a change of fewer rows than this share is no alarm, however certain.
+    ``change_confidence``: of the interval around the change point and of the cells named as grown or shrunk.
+    """
+
+    false_alarm_budget: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    chunks_per_year: Annotated[int, Field(ge=1, le=100_000)] = 52
+    warn_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    warn_hits: Annotated[int, Field(ge=1, le=10)] = 2
+    warn_window: Annotated[int, Field(ge=1, le=10)] = 3
+    cells: Annotated[int, Field(ge=2, le=100)] = 10
+    min_expected: Annotated[float, Field(gt=0)] = 5.0
+    effect_sizes: Annotated[tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(min_length=1)] = (
+        0.05,
+        0.1,
+        0.2,
+        0.4,
+    )
+    max_starts: Annotated[int, Field(ge=12, le=10_000)] = 100
+    min_reference_rows: Annotated[int, Field(ge=1)] = 500
+    min_mass_moved: Share = 0.02
+    change_confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _hits_fit_the_window(self) -> Self:
+        if self.warn_hits > self.warn_window:
+            raise ValueError(
+                f"warn_hits {self.warn_hits} cannot happen in warn_window {self.warn_window} chunks"
+            )
+        return self
+
+
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 

@@ -21,6 +21,7 @@ Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Day = Annotated[date, Field(ge=date(1900, 1, 1), lt=date(2200, 1, 1))]
 Days = Annotated[int, Field(ge=0, le=36500)]
 Months = Annotated[int, Field(ge=1, le=600)]
+Above1 = Annotated[float, Field(gt=1, le=100)]
 RESERVED_COLUMNS = frozenset(
     {
         "prediction_id", "entity_id", "event_time", "predicted_at", "model_version", "model_fingerprint",
@@ -184,29 +185,6 @@ class GatePolicy(Spec):
     max_size_mb: Annotated[float, Field(gt=0)] = 50.0
 
 
-class AlarmPolicy(Spec):
-    """When a monitoring figure fails its check."""
-
-    min_rows: Annotated[int, Field(ge=1)] = 200
-    min_positives: Annotated[int, Field(ge=1)] = 20
-    jensen_shannon: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    min_drifted_features: Annotated[int, Field(ge=1)] = 1
-    max_auc_drop: Annotated[float, Field(gt=0)] = 0.05
-    calibration_ratio: tuple[float, float] = (0.8, 1.25)
-    calibration_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
-    rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-
-    @field_validator("calibration_ratio")
-    @classmethod
-    def _band_is_around_one(cls, band: tuple[float, float]) -> tuple[float, float]:
-        low, high = band
-        if not 0 < low <= 1 <= high:
-            raise ValueError(
-                f"[{low:g}, {high:g}] must be a band around 1 of two positive ratios, such as [0.8, 1.25]"
-            )
-        return band
-
-
 class DriftAlarms(Spec):
     """When drift of inputs and scores warns, and when it asks for action, with a bounded chance of false alarms.
 
@@ -246,6 +224,71 @@ class DriftAlarms(Spec):
                 f"warn_hits {self.warn_hits} cannot happen in warn_window {self.warn_window} chunks"
             )
         return self
+
+
+class AlarmPolicy(Spec):
+    """When a monitoring figure fails its check."""
+
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_positives: Annotated[int, Field(ge=1)] = 20
+    jensen_shannon: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    min_drifted_features: Annotated[int, Field(ge=1)] = 1
+    max_auc_drop: Annotated[float, Field(gt=0)] = 0.05
+    calibration_ratio: tuple[float, float] = (0.8, 1.25)
+    calibration_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
+    rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+    @field_validator("calibration_ratio")
+    @classmethod
+    def _band_is_around_one(cls, band: tuple[float, float]) -> tuple[float, float]:
+        low, high = band
+        if not 0 < low <= 1 <= high:
+            raise ValueError(
+                f"[{low:g}, {high:g}] must be a band around 1 of two positive ratios, such as [0.8, 1.25]"
+            )
+        return band
+
+
+class HarmAlarms(Spec):
+    """How much chance of a false alarm of harm is allowed, and what harm is looked for.
+
+    ``budget``: chance of any false alarm of harm in a year of monitoring (``horizon_chunks`` looks), over the
+    partial and the realized evidence together; ``partial_share`` of it is the partial labels'.
+    ``reference_share``: the part of each test's budget that pays for the reference being a sample.
+    ``first_share``: the part of a year's budget that is spent on harm from the first chunk on, as after a promotion.
+    ``harm_ratios``: the realized loss is suspected to be this many times the reference's. ``odds_factors``: the
+    odds (and the hazard) of a positive are suspected to be this many times what they should be, or one such part.
+    ``tolerated_ratio``: expected over observed positives within this band is no harm. ``min_positives``: fewer
+    expected or observed positives tell nothing.
+    """
+
+    budget: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    partial_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    reference_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    horizon_chunks: Annotated[int, Field(ge=1, le=10_000)] = 52
+    first_share: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    harm_ratios: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.25, 1.6)
+    odds_factors: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.25, 1.5, 2.0, 3.0)
+    tolerated_ratio: tuple[float, float] = (0.8, 1.25)
+    min_positives: Annotated[int, Field(ge=1)] = 20
+
+    @field_validator("tolerated_ratio")
+    @classmethod
+    def _band_is_around_one(cls, band: tuple[float, float]) -> tuple[float, float]:
+        low, high = band
+        if not 0 < low <= 1 <= high:
+            raise ValueError(f"[{low:g}, {high:g}] must be a band around 1 of two positive ratios")
+        return band
+
+    @property
+    def partial_alpha(self) -> float:
+        """Chance of a false alarm from partial labels in a year."""
+        return self.budget * self.partial_share
+
+    @property
+    def realized_alpha(self) -> float:
+        """Chance of a false alarm from realized losses in a year."""
+        return self.budget * (1 - self.partial_share)
 
 
 class Policy(Spec):

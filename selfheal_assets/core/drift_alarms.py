@@ -85,7 +85,7 @@ def judge_feature(feature: FeatureState, policy: DriftAlarms, features: int) -> 
 
 
 def _warning(feature: FeatureState, policy: DriftAlarms, features: int) -> Judgement:
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
     level = warn_level(policy, features)
     tests = [two_sample_test(b, q, policy.min_expected) for b, q in feature.newest(policy.warn_window)]
@@ -94,7 +94,7 @@ def _warning(feature: FeatureState, policy: DriftAlarms, features: int) -> Judge
         return Judgement("warn", False, reason=newest)
     hits = sum(not isinstance(t, str) and t.p_value <= level for t in tests)
     beyond = newest.p_value <= level and hits >= policy.warn_hits
-    limit = float(chi2.isf(level, newest.degrees))
+    limit = float(chdtri(newest.degrees, level))
     return Judgement("warn", beyond, newest.statistic, limit, newest.p_value)
 
 

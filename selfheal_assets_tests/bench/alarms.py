@@ -1,0 +1,251 @@
+"""`make bench-alarms`: how often unchanged histories alarm, and how soon changed ones do.
+
+Ours, NannyML's and Evidently's defaults judge the same rows. The libraries' alarms follow their definitions, as
+their own code would take hours; on some histories both are asked, and where they differ is counted.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import numpy as np
+import polars as pl
+import typer
+
+from selfheal_assets.core.betting import LossSums, error_counts, open_bet
+from selfheal_assets.core.cell_counts import Cells
+from selfheal_assets.core.drift_alarms import alarm_rows, judge_feature
+from selfheal_assets.core.drift_state import DriftState, begin
+from selfheal_assets.core.monitoring import Status
+from selfheal_assets.core.spec import DriftAlarms, HarmAlarms
+from selfheal_assets_tests.bench import report
+from selfheal_assets_tests.bench.drift_peers import disagreements, evidently_alerts, nannyml_alerts
+from selfheal_assets_tests.bench.drift_streams import (
+    FEATURES,
+    NUMBERS,
+    UNCHANGED,
+    Shift,
+    Stream,
+    drawn,
+)
+
+MODERATE = Shift("0.1 SD in two features, 5 points in one category", sd=0.1, points=5)
+SHIFTS = (
+    MODERATE,
+    Shift("0.1 SD in one feature", sd=0.1, one_feature=True),
+    Shift("0.04 SD in two features, 2 points in one category", sd=0.04, points=2),
+)
+METHODS = ("warn", "act", "drift", "nannyml", "evidently")
+SHOWN = {
+    "warn": "selfheal, warns",
+    "act": "selfheal, acts",
+    "drift": "selfheal, either",
+    "nannyml": "NannyML, defaults",
+    "evidently": "Evidently, defaults",
+}
+ERROR_BEFORE, ERROR_AFTER, LABELS = 0.07, 0.09, 500
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long a history is, and how many rows its reference and chunks have."""
+
+    chunks: int
+    rows: int
+    reference: int
+    seed: int
+
+
+def main(
+    histories: Annotated[int, typer.Option(min=1, help="Unchanged histories.")] = 400,
+    changed: Annotated[int, typer.Option(min=1, help="Histories of each change.")] = 100,
+    chunks: Annotated[int, typer.Option(min=4, help="Chunks of an unchanged history.")] = 200,
+    rows: Annotated[int, typer.Option(min=10, help="Rows of a chunk.")] = 2_000,
+    reference: Annotated[int, typer.Option(min=1_001, help="Rows of the reference.")] = 50_000,
+    real: Annotated[int, typer.Option(min=0, help="Histories on which the libraries are asked too.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 7,
+) -> None:
+    """Judge unchanged and changed histories by our drift and harm alarms, NannyML's and Evidently's."""
+    sizes = Sizes(chunks, rows, reference, seed)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        report.say(f"Judging {histories} unchanged histories of {chunks} chunks of {rows:,} rows")
+        unchanged = list(pool.map(partial(_unchanged, sizes), range(histories), chunksize=4))
+        delays = {}
+        for number, shift in enumerate(SHIFTS, 1):
+            report.say(f"Judging {changed} histories with a change: {shift.name}")
+            delays[shift.name] = list(pool.map(partial(_delays, sizes, shift, number), range(changed)))
+        report.say(f"Betting on the errors of {histories} unchanged and {changed} changed streams of labels")
+        harm = list(pool.map(partial(_harm_ever, sizes), range(histories), chunksize=8))
+        harm_delays = list(pool.map(partial(_harm_delay, sizes), range(changed), chunksize=8))
+        report.say(f"Asking NannyML and Evidently themselves about {real} of the histories")
+        compared = list(pool.map(partial(_compared, sizes), range(real)))
+    _print_false(unchanged, harm, sizes)
+    _print_delays(delays, harm_delays)
+    ever = {m: float(np.mean([u[m].any() for u in unchanged])) for m in METHODS}
+    moderate = delays[MODERATE.name]
+    report.figures(
+        ever_false_alarm_drift=ever["drift"],
+        ever_false_alarm_harm=float(np.mean(harm)),
+        ever_false_alarm_nannyml=ever["nannyml"],
+        ever_false_alarm_evidently=ever["evidently"],
+        delay_drift_chunks=_median([d["drift"] for d in moderate]),
+        delay_harm_chunks=_median(harm_delays),
+        histories=histories,
+        monte_carlo_error=(0.05 * 0.95 / histories) ** 0.5,
+        ever_false_alarm_warn=ever["warn"],
+        ever_false_alarm_act=ever["act"],
+        delay_nannyml_chunks=_median([d["nannyml"] for d in moderate]),
+        delay_evidently_chunks=_median([d["evidently"] for d in moderate]),
+        asked_themselves={k: sum(c[k] for c in compared) for k in (compared[0] if compared else ())},
+    )
+
+
+def policies(sizes: Sizes) -> tuple[DriftAlarms, HarmAlarms]:
+    """The defaults, with a budget for one history: its chunks are the year."""
+    return DriftAlarms(chunks_per_year=sizes.chunks), HarmAlarms(horizon_chunks=sizes.chunks)
+
+
+def _unchanged(sizes: Sizes, number: int) -> dict[str, np.ndarray]:
+    """Which chunks of an unchanged history each method alarms in."""
+    stream = drawn((sizes.seed, 0, number), sizes.reference, sizes.chunks, sizes.rows, UNCHANGED)
+    return _alarms(stream, policies(sizes)[0])
+
+
+def _delays(sizes: Sizes, shift: Shift, kind: int, number: int) -> dict[str, float | None]:
+    """Chunks from the change, at half of a history a quarter as long, to each method's first alarm after it."""
+    chunks = max(sizes.chunks // 4, 4)
+    at = chunks // 2
+    stream = drawn((sizes.seed, kind, number), sizes.reference, chunks, sizes.rows, shift, at)
+    return {m: _first(alarms[at:]) for m, alarms in _alarms(stream, policies(sizes)[0]).items()}
+
+
+def _first(alarms: np.ndarray) -> float | None:
+    return float(np.argmax(alarms) + 1) if alarms.any() else None
+
+
+def _alarms(stream: Stream, policy: DriftAlarms) -> dict[str, np.ndarray]:
+    ours = drift_alarms_of(stream, policy)
+    return ours | {
+        "drift": ours["warn"] | ours["act"],
+        "nannyml": nannyml_alerts(stream).any(axis=1),
+        "evidently": evidently_alerts(stream).any(axis=1),
+    }
+
+
+def drift_alarms_of(stream: Stream, policy: DriftAlarms) -> dict[str, np.ndarray]:
+    """Chunks in which each of our tiers alarms."""
+    edges = {n: np.quantile(stream.reference[n], np.linspace(0, 1, policy.cells + 1)[1:-1]) for n in NUMBERS}
+    state = begin(_reference_counts(stream, edges), policy)
+    places = {f.cells.feature: _places(f.cells) for f in state.features}
+    found = {tier: np.zeros(stream.chunks, dtype=bool) for tier in ("warn", "act")}
+    for n in range(stream.chunks):
+        merged = []
+        for feature in state.features:
+            name = feature.cells.feature
+            cells = places[name][_cell_numbers(stream.chunk(name, n), edges.get(name))]
+            rows = np.bincount(cells, minlength=len(feature.cells.names)).astype(float)
+            merged.append(feature.merged(f"{n:04d}", rows, policy.max_starts))
+        state = DriftState(tuple(merged), n + 1)
+        if any([j.beyond for f in merged for j in judge_feature(f, policy, len(merged))]):
+            rows = alarm_rows(state, policy).filter(pl.col("status") == Status.failed.value)
+            for tier in rows["tier"].unique():
+                found[tier][n] = True
+    return found
+
+
+def _cell_numbers(values: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
+    """Tenths of the reference for numbers; categories are numbers of cells already."""
+    return values if edges is None else np.searchsorted(edges, values)
+
+
+def _reference_counts(stream: Stream, edges: dict[str, np.ndarray]) -> pl.DataFrame:
+    parts = []
+    for name in FEATURES:
+        counts = np.bincount(_cell_numbers(stream.reference[name], edges.get(name)))
+        place = [float(k) if name in NUMBERS else None for k in range(len(counts))]
+        columns = {"feature": [name] * len(counts), "cell": [f"{k:02d}" for k in range(len(counts))]}
+        parts.append(pl.DataFrame(columns | {"rows": counts, "position": pl.Series(place, dtype=pl.Float64)}))
+    return pl.concat(parts)
+
+
+def _places(cells: Cells) -> np.ndarray:
+    """Where the reference's cells, as numbered here, are among those that the alarms have merged them to."""
+    return np.array([cells.index.get(f"{k:02d}", len(cells.names) - 1) for k in range(100)])
+
+
+def _labels(rng: np.random.Generator, rate: float, rows: int = LABELS) -> LossSums:
+    return error_counts(rows, int(rng.binomial(rows, rate)))
+
+
+def _harm_ever(sizes: Sizes, number: int) -> bool:
+    """Whether the bet on an unchanged error ever calls it harm."""
+    rng = np.random.default_rng((sizes.seed, 10, number))
+    bet = open_bet(_labels(rng, ERROR_BEFORE, sizes.reference), policies(sizes)[1])
+    for _ in range(sizes.chunks):
+        bet = bet.observe(_labels(rng, ERROR_BEFORE))
+        if bet.harmful:
+            return True
+    return False
+
+
+def _harm_delay(sizes: Sizes, number: int) -> float | None:
+    """Chunks from the rise of the error, at half of a history a quarter as long, to the alarm."""
+    rng = np.random.default_rng((sizes.seed, 11, number))
+    bet = open_bet(_labels(rng, ERROR_BEFORE, sizes.reference), policies(sizes)[1])
+    at = max(sizes.chunks // 4, 4) // 2
+    for _ in range(at):
+        bet = bet.observe(_labels(rng, ERROR_BEFORE))
+    for n in range(sizes.chunks):
+        bet = bet.observe(_labels(rng, ERROR_AFTER))
+        if bet.harmful:
+            return float(n + 1)
+    return None
+
+
+def _compared(sizes: Sizes, number: int) -> dict[str, int]:
+    stream = drawn((sizes.seed, 0, number), sizes.reference, sizes.chunks, sizes.rows, UNCHANGED)
+    return disagreements(stream, evidently_chunks=min(5, sizes.chunks))
+
+
+def _median(delays: list[float | None]) -> float | None:
+    """Median in which what was never found comes last; None if that is the median."""
+    middle = float(np.median([np.inf if d is None else d for d in delays]))
+    return middle if np.isfinite(middle) else None
+
+
+def _print_false(unchanged: list[dict[str, np.ndarray]], harm: list[bool], sizes: Sizes) -> None:
+    rows = []
+    for method in METHODS:
+        alarms = np.array([u[method] for u in unchanged])
+        rows.append((SHOWN[method], 100 * alarms.any(axis=1).mean(), 100 * alarms.mean(), len(unchanged)))
+    rows.append(("selfheal, harm", 100 * float(np.mean(harm)), None, len(harm)))
+    report.table(
+        f"Unchanged histories of {sizes.chunks} chunks of {sizes.rows:,} rows, reference {sizes.reference:,}",
+        ["alarm", "histories with any, %", "chunks with one, %", "histories"],
+        rows,
+    )
+
+
+def _print_delays(delays: dict[str, list[dict[str, float | None]]], harm: list[float | None]) -> None:
+    rows = []
+    for name, found in delays.items():
+        for method in METHODS:
+            rows.append((f"{name}: {SHOWN[method]}", *_spread([d[method] for d in found])))
+    name = f"error {ERROR_BEFORE:g} to {ERROR_AFTER:g}, {LABELS} labels a chunk: selfheal, harm"
+    rows.append((name, *_spread(harm)))
+    report.table(
+        "Chunks from a change to the alarm", ["change and alarm", "median", "90th", "found, %"], rows
+    )
+
+
+def _spread(delays: list[float | None]) -> tuple[float | None, float | None, float]:
+    known = [np.inf if d is None else d for d in delays]
+    ninth = float(np.quantile(known, 0.9, method="higher"))
+    return _median(delays), ninth if np.isfinite(ninth) else None, 100 * float(np.mean(np.isfinite(known)))
+
+
+if __name__ == "__main__":
+    report.run(main)

@@ -1,21 +1,22 @@
 """Harm on known losses, by betting: a test that may be looked at after every chunk.
 
-A gambler who may bet on losses above a mean m, at fair odds if that mean is right, cannot grow rich but by luck:
-the wealth of ``prod(1 + bet * (loss - m))`` is a non-negative supermartingale while the mean of the losses is
-at most m, and by Ville's inequality it ever reaches 1/alpha with probability at most alpha, however often it is
-looked at. The wealth is spread over sizes of the bet and over chunks at which the betting starts, so that a
-change that comes late is met by money that has not been lost before it.
+A gambler who bets on losses above the reference's, at odds that are fair if they are not, cannot grow rich but by
+luck: by Ville's inequality the wealth of such a bet ever reaches 1/alpha with probability at most alpha, however
+often it is looked at. A year's money is split over the chunks at which a bet starts, so that a change that comes
+late is met by money that was not lost before, and each stake is judged alone (a weighted Bonferroni bound over
+starts). All wealth is a function of the sums of losses since its start, so the sums of each chunk are the whole
+state, and a corrected label is a chunk counted again.
 
 Sources: Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, 2023; Shafer, Testing
-by betting, 2021; Fan, Grama and Liu, Exponential inequalities for martingales, 2015 (the bound for sums).
+by betting, 2021; Fan, Grama and Liu, Exponential inequalities for martingales with applications, 2015.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import betaln, logsumexp
 from scipy.stats import beta, norm
 
 from selfheal_assets.core.spec import HarmAlarms
@@ -89,18 +90,31 @@ def loss_sums(losses: np.ndarray) -> LossSums:
     return LossSums(len(losses), float(losses.sum()), float(np.square(losses).sum()))
 
 
-def log_gain(sums: LossSums, mean: float, bets: np.ndarray) -> np.ndarray:
-    """Log growth of a stake over a chunk, per bet: the sum of log(1 + bet * (loss - mean)), or a lower bound.
+def log_wealth_counts(errors: np.ndarray, rows: np.ndarray, reference: LossSums, factor: float) -> np.ndarray:
+    """Log Bayes factor of 'the odds of an error are ``factor`` times the reference's' for counts since a start.
 
-    Exact for 0–1 losses. For others, with y = (loss - mean) / mean >= -1 and b = bet * mean in [0, 1):
-    log(1 + b y) >= b y + y² (log(1 - b) + b) (Fan, Grama and Liu 2015, inequality 4.12), which needs the sums
-    alone; a process below a supermartingale is as safe.
+    Both hypotheses are beta-binomial: with e errors among n rows the reference leaves Jeffreys' posterior
+    Beta(e + 1/2, n - e + 1/2) for the rate, and the harm is Beta(factor * (e + 1/2), n - e + 1/2). Their ratio
+    rises with the errors, so fewer errors than the reference's are never evidence of harm.
     """
-    if sums.binary:
-        return sums.total * np.log1p(bets * (1 - mean)) + (sums.rows - sums.total) * np.log1p(-bets * mean)
-    share = bets * mean
-    away = sums.total / mean - sums.rows
-    squared = sums.squares / mean**2 - 2 * sums.total / mean + sums.rows
+    a, b = reference.total + 0.5, reference.rows - reference.total + 0.5
+    good = rows - errors
+    harm = betaln(factor * a + errors, b + good) - betaln(factor * a, b)
+    return harm - (betaln(a + errors, b + good) - betaln(a, b))
+
+
+def log_wealth_sums(
+    totals: np.ndarray, squares: np.ndarray, rows: np.ndarray, mean: float, bet: float
+) -> np.ndarray:
+    """A lower bound, from sums alone, of the log wealth of a bet on losses above ``mean`` since a start.
+
+    The wealth is ``prod(1 + bet * (loss - mean))``. With y = (loss - mean) / mean >= -1 and b = bet * mean in
+    [0, 1), log(1 + b y) >= b y + y² (log(1 - b) + b) (Fan, Grama and Liu 2015); what lies below a supermartingale
+    is as safe.
+    """
+    share = bet * mean
+    away = totals / mean - rows
+    squared = squares / mean**2 - 2 * totals / mean + rows
     return share * away + squared * (np.log1p(-share) + share)
 
 
@@ -122,92 +136,93 @@ def upper_mean(reference: LossSums, alpha: float) -> float:
     )
 
 
-def bet_sizes(reference: LossSums, null_mean: float, ratios: Iterable[float]) -> np.ndarray:
-    """The bet that gains most where the mean loss is ``ratio`` times ``null_mean``, for each ratio.
+def bet_size(reference: LossSums, null_mean: float, ratio: float) -> float:
+    """A bet that gains about most where the mean loss is ``ratio`` times ``null_mean`` (m): d / (variance + d²).
 
-    For 0–1 losses Kelly's, (q - m) / (m (1 - m)); else its approximation with the reference's variance
-    (aGRAPA in Waudby-Smith and Ramdas 2023): d / (variance + d²) with d = q - m.
+    d is the excess over m. Source: aGRAPA in Waudby-Smith and Ramdas 2023, with the reference's variance.
     """
-    excess = np.minimum(np.array(list(ratios)) * null_mean, 1.0) - null_mean
-    if reference.binary:
-        kelly = excess / max(null_mean * (1 - null_mean), 1e-300)
-    else:
-        kelly = excess / np.maximum(reference.variance + excess**2, 1e-300)
-    return np.minimum(kelly, MOST_OF_A_STAKE / null_mean)
+    excess = min(ratio * null_mean, 1.0) - null_mean
+    growth = excess / max(reference.variance + excess**2, 1e-12)
+    return min(growth, MOST_OF_A_STAKE / null_mean)
 
 
 @dataclass(frozen=True)
 class LossBet:
-    """A bettor's books after some chunks: everything that the next chunk's test needs.
-
-    A stake that starts at chunk j with bet k has grown by ``gains[t, k] - gains[j, k]`` (log) when t chunks were
-    seen, so the books are the sums of what was seen, and can be rebuilt from the chunks' sums at any time.
+    """A bettor's books: the reference, and the sums of every chunk seen so far, in order.
 
     Attributes:
-        reference: sums of the reference's losses.
-        null_mean: upper bound of the reference's mean loss; the wealth grows only where losses exceed it.
-        bets: size of each bet.
-        gains: (chunks + 1, bets) cumulated log gains; the first row is 0.
-        seen: (chunks + 1) cumulated sums, the first of no rows.
-        policy: budget, its split, horizon.
+        reference: losses of the same kind on the reference period, held out from training.
+        seen: one per chunk; a chunk without labels has no rows.
+        policy: budget, its split, horizon and the harm that is suspected.
     """
 
     reference: LossSums
-    null_mean: float
-    bets: np.ndarray
-    gains: np.ndarray
-    seen: tuple[LossSums, ...]
     policy: HarmAlarms
-
-    @property
-    def chunks(self) -> int:
-        """Chunks seen so far, those without labels included."""
-        return len(self.seen) - 1
+    seen: tuple[LossSums, ...] = ()
 
     def observe(self, chunk: LossSums) -> "LossBet":
-        """The books after one more chunk; one without rows leaves the wealth as it is."""
-        gained = log_gain(chunk, self.null_mean, self.bets) if chunk.rows else np.zeros(len(self.bets))
-        gains = np.vstack([self.gains, self.gains[-1] + gained])
-        return LossBet(
-            self.reference, self.null_mean, self.bets, gains, (*self.seen, self.seen[-1] + chunk), self.policy
-        )
+        """The books after one more chunk.
 
-    def _log_stakes(self) -> np.ndarray:
-        """(chunks,) log of weight times wealth of the stakes that started at each chunk, mixed over bets."""
-        grown = self.gains[-1] - self.gains[:-1]
-        return start_weights(self.chunks, self.policy) + _log_mean(grown)
+        Raises:
+            ValueError: the chunk's losses are no 0–1 losses, and the reference's are.
+        """
+        if self.reference.binary and not chunk.binary:
+            raise ValueError("the reference holds 0–1 losses, this chunk does not: they cannot be compared")
+        return LossBet(self.reference, self.policy, (*self.seen, chunk))
+
+    @cached_property
+    def _since(self) -> np.ndarray:
+        """(chunks, 3) sums since each start: rows, losses, squares."""
+        sums = np.array([(c.rows, c.total, c.squares) for c in self.seen], dtype=float).reshape(-1, 3)
+        return np.cumsum(sums[::-1], axis=0)[::-1]
+
+    @cached_property
+    def log_stakes(self) -> np.ndarray:
+        """(chunks,) log of the wealth of the money staked at each chunk, as a part of a year's money of 1."""
+        rows, totals, squares = self._since.T
+        ratios = self.policy.harm_ratios
+        if self.reference.binary:
+            grown = [log_wealth_counts(totals, rows, self.reference, r) for r in ratios]
+        else:
+            mean = upper_mean(self.reference, self.policy.realized_alpha * self.policy.reference_share)
+            bets = [bet_size(self.reference, mean, r) for r in ratios]
+            grown = [log_wealth_sums(totals, squares, rows, mean, b) for b in bets]
+        mixed = logsumexp(np.array(grown), axis=0) - np.log(len(ratios))
+        return start_weights(len(self.seen), self.policy) + mixed
 
     @property
     def log_e(self) -> float:
-        """Log of the wealth: of the year of monitoring (``horizon_chunks``) whose money has grown most."""
-        if not self.chunks:
-            return 0.0
-        stakes, horizon = self._log_stakes(), self.policy.horizon_chunks
-        return max(
-            float(np.logaddexp(logsumexp(stakes[y : y + horizon]), _unstaked(self.chunks - y, self.policy)))
-            for y in range(0, self.chunks, horizon)
-        )
+        """Log of the wealth of the stake that has grown most: the statistic. ``-inf`` before the first chunk."""
+        return float(self.log_stakes.max(initial=-np.inf))
 
     @property
     def limit(self) -> float:
-        """What ``log_e`` must reach: log(1 / alpha), alpha being the budget less the reference's part of it."""
-        return -float(np.log(self.policy.realized_alpha * (1 - self.policy.reference_share)))
+        """What ``log_e`` must reach: log(1 / alpha).
+
+        alpha is the budget of a year; where the losses are no counts, less the part spent on the reference.
+        """
+        kept = 1.0 if self.reference.binary else 1 - self.policy.reference_share
+        return log_limit(self.policy.realized_alpha * kept)
 
     @property
     def harmful(self) -> bool:
-        """Whether the losses are proven to be higher than the reference's."""
+        """Whether the losses are shown to be higher than the reference's."""
         return self.log_e >= self.limit
 
     @property
     def first_chunk(self) -> int | None:
-        """Number (from 0) of the chunk from which the bets have won most; ``None`` before the first."""
-        return int(np.argmax(self._log_stakes())) if self.chunks else None
+        """Number (from 0) of the chunk at which the best stake started; ``None`` before the first."""
+        return int(np.argmax(self.log_stakes)) if self.seen else None
 
     @property
     def since_change(self) -> LossSums:
         """Sums of the losses from ``first_chunk`` on."""
-        start, last = self.seen[self.first_chunk or 0], self.seen[-1]
-        return LossSums(last.rows - start.rows, last.total - start.total, last.squares - start.squares)
+        return sum(self.seen[self.first_chunk or 0 :], LossSums(0, 0.0, 0.0))
+
+
+def log_limit(alpha: float) -> float:
+    """log(1 / alpha), which the log wealth exceeds by luck with probability at most alpha; infinite at 0."""
+    return -float(np.log(alpha)) if alpha > 0 else np.inf
 
 
 def start_weights(chunks: int, policy: HarmAlarms) -> np.ndarray:
@@ -223,33 +238,9 @@ def start_weights(chunks: int, policy: HarmAlarms) -> np.ndarray:
     return np.log(np.where(at == 0, policy.first_share, (1 - policy.first_share) / (horizon - 1)))
 
 
-def _unstaked(started: int, policy: HarmAlarms) -> float:
-    """Log of the money that is still kept for later chunks of the year; -inf if none is."""
-    left = policy.horizon_chunks - started
-    return (
-        float(np.log((1 - policy.first_share) * left / (policy.horizon_chunks - 1))) if left > 0 else -np.inf
-    )
-
-
-def _log_mean(logs: np.ndarray) -> np.ndarray:
-    return logsumexp(logs, axis=1) - np.log(logs.shape[1])
-
-
-def open_bet(reference: LossSums, policy: HarmAlarms) -> LossBet:
-    """Books before the first chunk.
-
-    Args:
-        reference: losses of the same kind on the reference period, held out from training.
-        policy: the part ``reference_share`` of its ``realized_alpha`` is spent on the reference's own error.
-    """
-    null_mean = upper_mean(reference, policy.realized_alpha * policy.reference_share)
-    bets = bet_sizes(reference, null_mean, policy.harm_ratios)
-    return LossBet(reference, null_mean, bets, np.zeros((1, len(bets))), (LossSums(0, 0.0, 0.0),), policy)
-
-
-def bet_on(reference: LossSums, chunks: Iterable[LossSums], policy: HarmAlarms) -> LossBet:
-    """The books after all these chunks, in their order."""
-    return reduce(lambda bet, chunk: bet.observe(chunk), chunks, open_bet(reference, policy))
+def bet_on(reference: LossSums, chunks: Sequence[LossSums], policy: HarmAlarms) -> LossBet:
+    """The books after all these chunks, in their order: what observing them one by one gives."""
+    return reduce(LossBet.observe, chunks, LossBet(reference, policy))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import typer
 
-from selfheal_assets.core.betting import LossSums, error_counts, open_bet
+from selfheal_assets.core.betting import LossBet, LossSums, error_counts
 from selfheal_assets.core.cell_counts import Cells
 from selfheal_assets.core.drift_alarms import alarm_rows, judge_feature
 from selfheal_assets.core.drift_state import DriftState, begin
@@ -79,7 +79,11 @@ def main(
             delays[shift.name] = list(pool.map(partial(_delays, sizes, shift, number), range(changed)))
         report.say(f"Betting on the errors of {histories} unchanged and {changed} changed streams of labels")
         harm = list(pool.map(partial(_harm_ever, sizes), range(histories), chunksize=8))
-        harm_delays = list(pool.map(partial(_harm_delay, sizes), range(changed), chunksize=8))
+        half = chunks // 2
+        harm_delays = {
+            at: list(pool.map(partial(_harm_delay, sizes, at), range(changed), chunksize=8))
+            for at in (0, half)
+        }
         report.say(f"Asking NannyML and Evidently themselves about {real} of the histories")
         compared = list(pool.map(partial(_compared, sizes), range(real)))
     _print_false(unchanged, harm, sizes)
@@ -92,7 +96,8 @@ def main(
         ever_false_alarm_nannyml=ever["nannyml"],
         ever_false_alarm_evidently=ever["evidently"],
         delay_drift_chunks=_median([d["drift"] for d in moderate]),
-        delay_harm_chunks=_median(harm_delays),
+        delay_harm_chunks=_median(harm_delays[0]),
+        delay_harm_late_chunks=_median(harm_delays[half]),
         histories=histories,
         monte_carlo_error=(0.05 * 0.95 / histories) ** 0.5,
         ever_false_alarm_warn=ever["warn"],
@@ -104,8 +109,12 @@ def main(
 
 
 def policies(sizes: Sizes) -> tuple[DriftAlarms, HarmAlarms]:
-    """The defaults, with a budget for one history: its chunks are the year."""
-    return DriftAlarms(chunks_per_year=sizes.chunks), HarmAlarms(horizon_chunks=sizes.chunks)
+    """The defaults, with a budget for one history: its chunks are the year.
+
+    All labels here are realized, so the whole of the harm alarm's budget is theirs.
+    """
+    harm = HarmAlarms(horizon_chunks=sizes.chunks, partial_share=0)
+    return DriftAlarms(chunks_per_year=sizes.chunks), harm
 
 
 def _unchanged(sizes: Sizes, number: int) -> dict[str, np.ndarray]:
@@ -180,29 +189,26 @@ def _labels(rng: np.random.Generator, rate: float, rows: int = LABELS) -> LossSu
     return error_counts(rows, int(rng.binomial(rows, rate)))
 
 
+def _harm_alarm(sizes: Sizes, at: int, chunks: int, kind: int, number: int) -> int | None:
+    """First chunk in which the bet calls harm, where the error is higher from chunk ``at`` on."""
+    rng = np.random.default_rng((sizes.seed, kind, number))
+    bet = LossBet(_labels(rng, ERROR_BEFORE, sizes.reference), policies(sizes)[1])
+    for n in range(chunks):
+        bet = bet.observe(_labels(rng, ERROR_BEFORE if n < at else ERROR_AFTER))
+        if bet.harmful:
+            return n
+    return None
+
+
 def _harm_ever(sizes: Sizes, number: int) -> bool:
     """Whether the bet on an unchanged error ever calls it harm."""
-    rng = np.random.default_rng((sizes.seed, 10, number))
-    bet = open_bet(_labels(rng, ERROR_BEFORE, sizes.reference), policies(sizes)[1])
-    for _ in range(sizes.chunks):
-        bet = bet.observe(_labels(rng, ERROR_BEFORE))
-        if bet.harmful:
-            return True
-    return False
+    return _harm_alarm(sizes, sizes.chunks, sizes.chunks, 10, number) is not None
 
 
-def _harm_delay(sizes: Sizes, number: int) -> float | None:
-    """Chunks from the rise of the error, at half of a history a quarter as long, to the alarm."""
-    rng = np.random.default_rng((sizes.seed, 11, number))
-    bet = open_bet(_labels(rng, ERROR_BEFORE, sizes.reference), policies(sizes)[1])
-    at = max(sizes.chunks // 4, 4) // 2
-    for _ in range(at):
-        bet = bet.observe(_labels(rng, ERROR_BEFORE))
-    for n in range(sizes.chunks):
-        bet = bet.observe(_labels(rng, ERROR_AFTER))
-        if bet.harmful:
-            return float(n + 1)
-    return None
+def _harm_delay(sizes: Sizes, at: int, number: int) -> float | None:
+    """Chunks from the rise of the error to the alarm; one that came before it has found nothing."""
+    alarm = _harm_alarm(sizes, at, at + sizes.chunks, 11, number)
+    return float(alarm - at + 1) if alarm is not None and alarm >= at else None
 
 
 def _compared(sizes: Sizes, number: int) -> dict[str, int]:
@@ -229,13 +235,16 @@ def _print_false(unchanged: list[dict[str, np.ndarray]], harm: list[bool], sizes
     )
 
 
-def _print_delays(delays: dict[str, list[dict[str, float | None]]], harm: list[float | None]) -> None:
+def _print_delays(
+    delays: dict[str, list[dict[str, float | None]]], harm: dict[int, list[float | None]]
+) -> None:
     rows = []
     for name, found in delays.items():
         for method in METHODS:
             rows.append((f"{name}: {SHOWN[method]}", *_spread([d[method] for d in found])))
-    name = f"error {ERROR_BEFORE:g} to {ERROR_AFTER:g}, {LABELS} labels a chunk: selfheal, harm"
-    rows.append((name, *_spread(harm)))
+    for at, found in harm.items():
+        name = f"error {ERROR_BEFORE:g} to {ERROR_AFTER:g} from chunk {at + 1} on: selfheal, harm"
+        rows.append((name, *_spread(found)))
     report.table(
         "Chunks from a change to the alarm", ["change and alarm", "median", "90th", "found, %"], rows
     )

@@ -141,6 +141,10 @@ $(PEERS): $(STAMP) selfheal_assets_tests/bench/peers.txt
 	  -r selfheal_assets_tests/bench/peers.txt; fi
 	@touch $@
 
+.PHONY: bench-alarms
+bench-alarms: $(PEERS) ## Count false alarms and delays beside NannyML's and Evidently's (8 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.alarms $(ARGS)
+
 .PHONY: bench-monitoring
 bench-monitoring: $(PEERS) ## Monitor 1e5 to 1e7 rows beside NannyML and Evidently (ARGS=--huge: 1e8 too)
 	@$(BIN)/python -m selfheal_assets_tests.bench.monitoring $(ARGS)

@@ -41,6 +41,11 @@ class Cells:
             rows[self.index.get(cell, len(rows) - 1)] += n
         return rows
 
+    def named(self, cells: pl.Series) -> pl.Series:
+        """The merged cells' names for a column of cells as counted; an unknown one is unseen."""
+        names = {cell: self.names[place] for cell, place in self.index.items()}
+        return cells.replace_strict(names, default=UNSEEN, return_dtype=pl.String)
+
 
 def checked_counts(frame: pl.DataFrame, keys: tuple[str, ...], what: str) -> pl.DataFrame:
     """The frame, if each key is there once and counts are whole, not negative and not null.

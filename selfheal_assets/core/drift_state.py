@@ -4,6 +4,7 @@ The state takes one chunk at a time, at a cost that does not grow with the chunk
 it was carried along or folded from the stored history.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -104,6 +105,27 @@ def folded(reference: pl.DataFrame, history: pl.DataFrame, policy: DriftAlarms) 
         chunks_of(history),
         begin(reference, policy),
     )
+
+
+def counts_since(state: DriftState, since: Mapping[str, str]) -> pl.DataFrame:
+    """Counts of some features from a chunk on: ``feature``, ``cell`` (as the alarms have merged them), ``rows``.
+
+    Args:
+        since: by feature the first chunk that counts, such as an alarm's ``first_chunk``.
+
+    Raises:
+        ValueError: a feature is not watched, or its chunk is none of the kept starts.
+    """
+    watched = {f.cells.feature: f for f in state.features}
+    parts = [pl.DataFrame(schema={"feature": pl.String, "cell": pl.String, "rows": pl.Int64})]
+    for name, chunk in since.items():
+        if name not in watched or chunk not in watched[name].starts:
+            raise ValueError(f"chunk {chunk} of {name} is not in the state: fold the history that has it")
+        feature = watched[name]
+        rows = feature.total - feature.before[feature.starts.index(chunk)]
+        columns = {"feature": [name] * len(rows), "cell": feature.cells.names, "rows": rows.astype(np.int64)}
+        parts.append(pl.DataFrame(columns))
+    return pl.concat(parts)
 
 
 def chunks_of(history: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

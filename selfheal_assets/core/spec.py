@@ -226,6 +226,17 @@ class DriftAlarms(Spec):
         return self
 
 
+class Attribution(Spec):
+    """How a change of score or of estimated performance is put down to the features that drifted.
+
+    ``max_features``: the effects of that many are told apart (each subset of them is one reweighting of the
+    reference, 2ⁿ in all). ``min_effective_rows``: a reweighting that leaves fewer says nothing.
+    """
+
+    max_features: Annotated[int, Field(ge=1, le=10)] = 6
+    min_effective_rows: Annotated[int, Field(ge=1)] = 200
+
+
 class AlarmPolicy(Spec):
     """When a monitoring figure fails its check."""
 

@@ -27,7 +27,7 @@ ATTRIBUTION_SCHEMA = {
     "total_change": pl.Float64,
     "reason": pl.String,
 }
-_SWEEPS, _CLOSE = 200, 1e-9
+_SWEEPS, _CLOSE = 200, 1e-9  # raking stops when no margin is further off; so no smaller change is one
 
 
 def mean_score(probability: np.ndarray) -> Metric:
@@ -128,9 +128,7 @@ def _left_out(margin: _Margin | str, policy: Attribution) -> str:
     return f"only the {policy.max_features} features that moved most are told apart (max_features)"
 
 
-def _reweightings(
-    margins: Mapping[str, _Margin | str], rows: int
-) -> dict[frozenset[str], np.ndarray | str]:
+def _reweightings(margins: Mapping[str, _Margin | str], rows: int) -> dict[frozenset[str], np.ndarray | str]:
     """Weights for each set of features, or why there are none."""
     known = {n: m for n, m in margins.items() if isinstance(m, _Margin)}
     sets = [frozenset(s) for k in range(len(known) + 1) for s in combinations(known, k)]
@@ -176,7 +174,7 @@ def _ranked(
             reason = (
                 f"{100 * lost:.1f} % of its rows are in cells that the reference has no rows in; left out"
             )
-        share = effect / total if effect is not None and total else None
+        share = effect / total if effect is not None and total is not None and abs(total) > _CLOSE else None
         if share is None and reason is None:
             reason = "together they leave the metric as it is, so there is no share"
         rows.append((metric, rank if effect is not None else None, name, effect, share, total, reason))

@@ -11,20 +11,19 @@ from functools import partial
 from typing import Annotated
 
 import numpy as np
-import polars as pl
 import typer
 
 from selfheal_assets.core.betting import LossBet, LossSums, error_counts
-from selfheal_assets.core.cell_counts import Cells
-from selfheal_assets.core.drift_alarms import alarm_rows, judge_feature
-from selfheal_assets.core.drift_state import DriftState, begin
-from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.spec import DriftAlarms, HarmAlarms
 from selfheal_assets_tests.bench import report
-from selfheal_assets_tests.bench.drift_peers import disagreements, evidently_alerts, nannyml_alerts
+from selfheal_assets_tests.bench.drift_ours import our_alarms
+from selfheal_assets_tests.bench.drift_peers import (
+    disagreements,
+    evidently_alerts,
+    evidently_small_alerts,
+    nannyml_alerts,
+)
 from selfheal_assets_tests.bench.drift_streams import (
-    FEATURES,
-    NUMBERS,
     UNCHANGED,
     Shift,
     Stream,
@@ -45,6 +44,7 @@ SHOWN = {
     "nannyml": "NannyML, defaults",
     "evidently": "Evidently, defaults",
 }
+SMALL = 1_000
 ERROR_BEFORE, ERROR_AFTER, LABELS = 0.07, 0.09, 500
 
 
@@ -64,6 +64,7 @@ def main(
     chunks: Annotated[int, typer.Option(min=4, help="Chunks of an unchanged history.")] = 200,
     rows: Annotated[int, typer.Option(min=10, help="Rows of a chunk.")] = 2_000,
     reference: Annotated[int, typer.Option(min=1_001, help="Rows of the reference.")] = 50_000,
+    small: Annotated[int, typer.Option(min=0, help="Histories that Evidently judges by 1,000 rows.")] = 10,
     real: Annotated[int, typer.Option(min=0, help="Histories on which the libraries are asked too.")] = 4,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 7,
 ) -> None:
@@ -84,12 +85,15 @@ def main(
             at: list(pool.map(partial(_harm_delay, sizes, at), range(changed), chunksize=8))
             for at in (0, half)
         }
+        report.say(f"Letting Evidently judge {small} histories by a small reference")
+        by_small = list(pool.map(partial(_evidently_small, sizes), range(small)))
         report.say(f"Asking NannyML and Evidently themselves about {real} of the histories")
         compared = list(pool.map(partial(_compared, sizes), range(real)))
-    _print_false(unchanged, harm, sizes)
+    _print_false(unchanged, harm, by_small, sizes)
     _print_delays(delays, harm_delays)
     ever = {m: float(np.mean([u[m].any() for u in unchanged])) for m in METHODS}
-    moderate = delays[MODERATE.name]
+    moderate, error = delays[MODERATE.name], (0.05 * 0.95 / histories) ** 0.5
+    within = max(ever["drift"], float(np.mean(harm))) <= 0.05 + 2 * error
     report.figures(
         ever_false_alarm_drift=ever["drift"],
         ever_false_alarm_harm=float(np.mean(harm)),
@@ -99,13 +103,15 @@ def main(
         delay_harm_chunks=_median(harm_delays[0]),
         delay_harm_late_chunks=_median(harm_delays[half]),
         histories=histories,
-        monte_carlo_error=(0.05 * 0.95 / histories) ** 0.5,
+        monte_carlo_error=error,
         ever_false_alarm_warn=ever["warn"],
         ever_false_alarm_act=ever["act"],
+        ever_false_alarm_evidently_small=float(np.mean([b.any() for b in by_small])) if by_small else None,
         delay_nannyml_chunks=_median([d["nannyml"] for d in moderate]),
         delay_evidently_chunks=_median([d["evidently"] for d in moderate]),
         asked_themselves={k: sum(c[k] for c in compared) for k in (compared[0] if compared else ())},
     )
+    raise typer.Exit(0 if within else 1)
 
 
 def policies(sizes: Sizes) -> tuple[DriftAlarms, HarmAlarms]:
@@ -136,53 +142,12 @@ def _first(alarms: np.ndarray) -> float | None:
 
 
 def _alarms(stream: Stream, policy: DriftAlarms) -> dict[str, np.ndarray]:
-    ours = drift_alarms_of(stream, policy)
+    ours = our_alarms(stream, policy)
     return ours | {
         "drift": ours["warn"] | ours["act"],
         "nannyml": nannyml_alerts(stream).any(axis=1),
         "evidently": evidently_alerts(stream).any(axis=1),
     }
-
-
-def drift_alarms_of(stream: Stream, policy: DriftAlarms) -> dict[str, np.ndarray]:
-    """Chunks in which each of our tiers alarms."""
-    edges = {n: np.quantile(stream.reference[n], np.linspace(0, 1, policy.cells + 1)[1:-1]) for n in NUMBERS}
-    state = begin(_reference_counts(stream, edges), policy)
-    places = {f.cells.feature: _places(f.cells) for f in state.features}
-    found = {tier: np.zeros(stream.chunks, dtype=bool) for tier in ("warn", "act")}
-    for n in range(stream.chunks):
-        merged = []
-        for feature in state.features:
-            name = feature.cells.feature
-            cells = places[name][_cell_numbers(stream.chunk(name, n), edges.get(name))]
-            rows = np.bincount(cells, minlength=len(feature.cells.names)).astype(float)
-            merged.append(feature.merged(f"{n:04d}", rows, policy.max_starts))
-        state = DriftState(tuple(merged), n + 1)
-        if any([j.beyond for f in merged for j in judge_feature(f, policy, len(merged))]):
-            rows = alarm_rows(state, policy).filter(pl.col("status") == Status.failed.value)
-            for tier in rows["tier"].unique():
-                found[tier][n] = True
-    return found
-
-
-def _cell_numbers(values: np.ndarray, edges: np.ndarray | None) -> np.ndarray:
-    """Tenths of the reference for numbers; categories are numbers of cells already."""
-    return values if edges is None else np.searchsorted(edges, values)
-
-
-def _reference_counts(stream: Stream, edges: dict[str, np.ndarray]) -> pl.DataFrame:
-    parts = []
-    for name in FEATURES:
-        counts = np.bincount(_cell_numbers(stream.reference[name], edges.get(name)))
-        place = [float(k) if name in NUMBERS else None for k in range(len(counts))]
-        columns = {"feature": [name] * len(counts), "cell": [f"{k:02d}" for k in range(len(counts))]}
-        parts.append(pl.DataFrame(columns | {"rows": counts, "position": pl.Series(place, dtype=pl.Float64)}))
-    return pl.concat(parts)
-
-
-def _places(cells: Cells) -> np.ndarray:
-    """Where the reference's cells, as numbered here, are among those that the alarms have merged them to."""
-    return np.array([cells.index.get(f"{k:02d}", len(cells.names) - 1) for k in range(100)])
 
 
 def _labels(rng: np.random.Generator, rate: float, rows: int = LABELS) -> LossSums:
@@ -211,6 +176,12 @@ def _harm_delay(sizes: Sizes, at: int, number: int) -> float | None:
     return float(alarm - at + 1) if alarm is not None and alarm >= at else None
 
 
+def _evidently_small(sizes: Sizes, number: int) -> np.ndarray:
+    """Chunks of an unchanged history in which Evidently finds any column drifted, by ``SMALL`` reference rows."""
+    stream = drawn((sizes.seed, 0, number), sizes.reference, sizes.chunks, sizes.rows, UNCHANGED)
+    return evidently_small_alerts(stream, SMALL).any(axis=1)
+
+
 def _compared(sizes: Sizes, number: int) -> dict[str, int]:
     stream = drawn((sizes.seed, 0, number), sizes.reference, sizes.chunks, sizes.rows, UNCHANGED)
     return disagreements(stream, evidently_chunks=min(5, sizes.chunks))
@@ -222,11 +193,13 @@ def _median(delays: list[float | None]) -> float | None:
     return middle if np.isfinite(middle) else None
 
 
-def _print_false(unchanged: list[dict[str, np.ndarray]], harm: list[bool], sizes: Sizes) -> None:
-    rows = []
-    for method in METHODS:
-        alarms = np.array([u[method] for u in unchanged])
-        rows.append((SHOWN[method], 100 * alarms.any(axis=1).mean(), 100 * alarms.mean(), len(unchanged)))
+def _print_false(
+    unchanged: list[dict[str, np.ndarray]], harm: list[bool], by_small: list[np.ndarray], sizes: Sizes
+) -> None:
+    judged = {SHOWN[m]: np.array([u[m] for u in unchanged]) for m in METHODS}
+    if by_small:
+        judged |= {f"Evidently, defaults for {SMALL:,} reference rows": np.array(by_small)}
+    rows = [(m, 100 * a.any(axis=1).mean(), 100 * a.mean(), len(a)) for m, a in judged.items()]
     rows.append(("selfheal, harm", 100 * float(np.mean(harm)), None, len(harm)))
     report.table(
         f"Unchanged histories of {sizes.chunks} chunks of {sizes.rows:,} rows, reference {sizes.reference:,}",

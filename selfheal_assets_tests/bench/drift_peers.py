@@ -82,6 +82,27 @@ def _wasserstein(ordered: np.ndarray, sample: np.ndarray) -> float:
     return float(np.abs(ordered.reshape(len(sample), -1) - np.sort(sample)[:, None]).mean())
 
 
+def evidently_small_alerts(stream: Stream, reference: int) -> np.ndarray:
+    """Columns that Evidently calls drifted if the reference is its first rows only, shape (chunks, features).
+
+    Up to 1,000 reference rows its defaults are p-values below 0.05; its own code chooses and computes them.
+    """
+    import pandas as pd
+    from evidently.legacy.calculations.stattests import get_stattest
+    from evidently.legacy.core import ColumnType
+
+    def column(name: str) -> list[bool]:
+        kind = ColumnType.Numerical if name in NUMBERS else ColumnType.Categorical
+        small, answers = pd.Series(stream.reference[name][:reference]), []
+        for n in range(stream.chunks):
+            chunk = pd.Series(stream.chunk(name, n))
+            test = get_stattest(small, chunk, kind, None)
+            answers.append(bool(test(small, chunk, kind, None).drifted))
+        return answers
+
+    return np.array([column(name) for name in FEATURES]).T
+
+
 def disagreements(stream: Stream, evidently_chunks: int) -> dict[str, int]:
     """Cells (chunk, feature) compared with the libraries' own answers, and how many differ.
 

@@ -53,48 +53,51 @@ class ChunkStatistics:
     """Counts of one or many chunks, in the cells of one profile.
 
     Attributes:
-        chunks: their names; a chunk without rows has its name here and no row below.
-        features: one row per ``chunk``, ``feature`` and ``segment`` (``all``, or ``name=value``):
-            ``rows``; of these ``missing`` (null or NaN) and ``infinite``; ``low`` and ``high``, the range of the
-            finite values (null where there are none, or for categories); ``below_gap`` and ``above_gap``, how far
-            the values outside the reference's range lie outside, summed up; ``counts``, the finite values' rows by
-            cell, which is named by ``cells`` (numbers: a cell of the grid, −1 below it), by ``numbers`` (the value
-            itself, where the reference is small) or by ``texts`` (categories); the other two are null.
+        features: one row per ``chunk``, ``feature`` and ``segment`` (``all``, or ``name=value``) that has rows; the
+            row of ``all`` is there for an empty chunk too. ``rows``, and of these ``missing`` (null or NaN) and
+            ``infinite``; ``low`` and ``high``, the range of the finite values (null where there are none, or for
+            categories); ``below_gap`` and ``above_gap``, how far values outside the reference's range lie outside
+            it, summed up; ``counts``, the finite values' rows by cell, which ``cells`` names (of a number: a cell
+            of the grid, −1 below it), or ``numbers`` (the value itself, where the reference is small), or
+            ``texts`` (the category); the other two of these three lists are null.
         scores: one row per ``chunk`` and ``segment``: lists of equal length by cell of the score, ascending, and
             ``flagged`` (predicted positive): ``rows``, the sums of the raw score s and of s², ln(s) and ln(1 − s).
     """
 
-    chunks: tuple[str, ...]
     features: pl.DataFrame
     scores: pl.DataFrame
 
     @classmethod
-    def empty(cls, chunks: Sequence[str] = ()) -> "ChunkStatistics":
-        """Chunks without a row."""
-        return cls(tuple(chunks), pl.DataFrame(schema=FEATURE_SCHEMA), pl.DataFrame(schema=SCORE_SCHEMA))
+    def empty(cls) -> "ChunkStatistics":
+        """Of no chunk."""
+        return cls(pl.DataFrame(schema=FEATURE_SCHEMA), pl.DataFrame(schema=SCORE_SCHEMA))
+
+    @property
+    def chunks(self) -> list[str]:
+        """The chunks' names."""
+        return self.features["chunk"].unique(maintain_order=True).to_list()
 
     def of(self, chunk: str) -> "ChunkStatistics":
         """One chunk's."""
         kept = pl.col("chunk") == chunk
-        return ChunkStatistics((chunk,), self.features.filter(kept), self.scores.filter(kept))
+        return ChunkStatistics(self.features.filter(kept), self.scores.filter(kept))
 
     def to_dict(self) -> dict[str, Any]:
         """As a mapping of plain lists, for JSON; the inverse of :meth:`from_dict`."""
         tables = {"features": self.features, "scores": self.scores}
-        return {"chunks": list(self.chunks)} | {k: f.to_dict(as_series=False) for k, f in tables.items()}
+        return {name: frame.to_dict(as_series=False) for name, frame in tables.items()}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "ChunkStatistics":
         """Rebuild what :meth:`to_dict` wrote."""
         features = pl.DataFrame(saved["features"], schema=FEATURE_SCHEMA)
-        return cls(tuple(saved["chunks"]), features, pl.DataFrame(saved["scores"], schema=SCORE_SCHEMA))
+        return cls(features, pl.DataFrame(saved["scores"], schema=SCORE_SCHEMA))
 
 
 def side_by_side(parts: Sequence[ChunkStatistics]) -> ChunkStatistics:
     """Different chunks' statistics in one value; nothing is added."""
     empty = ChunkStatistics.empty()
     return ChunkStatistics(
-        tuple(c for p in parts for c in p.chunks),
         pl.concat([empty.features, *(p.features for p in parts)]),
         pl.concat([empty.scores, *(p.scores for p in parts)]),
     )
@@ -106,7 +109,7 @@ def merge(parts: Sequence[ChunkStatistics], name: str) -> ChunkStatistics:
     Equal to what one scan of all their rows counts; sums of doubles but for their rounding.
     """
     both = side_by_side(parts)
-    return ChunkStatistics((name,), _merged_features(both.features, name), _merged_scores(both.scores, name))
+    return ChunkStatistics(_merged_features(both.features, name), _merged_scores(both.scores, name))
 
 
 def _merged_features(frame: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -217,9 +217,21 @@ class ScoreMap:
         return np.array(self.scores, dtype=np.float64), np.array(self.probabilities, dtype=np.float64)
 
     @cached_property
+    def scale(self) -> tuple[float, float]:
+        """Lowest knot, and buckets per unit of score: the ``SCORE_BUCKETS`` span the knots, wherever they lie."""
+        span = self.scores[-1] - self.scores[0]
+        return self.scores[0], SCORE_BUCKETS / span if span > 0 else 1.0
+
+    @cached_property
     def bucket_of_knots(self) -> np.ndarray:
-        """The bucket of ``SCORE_BUCKETS`` equal ones between 0 and 1 in which each knot lies."""
-        return np.clip(np.floor(self.knots[0] * SCORE_BUCKETS), 0, SCORE_BUCKETS - 1).astype(np.int64)
+        """The bucket in which each knot lies.
+
+        Rounding does no harm, as long as rows are put into buckets by the same operations: each of them is monotone,
+        so a lower score never comes into a higher bucket.
+        """
+        low, per_unit = self.scale
+        bucket = np.floor((self.knots[0] - low) * per_unit)
+        return np.clip(bucket, 0, SCORE_BUCKETS - 1).astype(np.int64)
 
     def pieces_of_cells(self) -> np.ndarray:
         """For each cell of the score, how many knots lie below it: the piece of the map that holds there.
@@ -273,17 +285,18 @@ class Profile:
     @cached_property
     def fingerprint(self) -> str:
         """Names the grids: counts of profiles with equal fingerprints may be added."""
-        frame = {k: v for k, v in self.to_dict().items() if k != "reference"}
-        return fingerprint.of_value(frame)
+        return fingerprint.of_value(self._grids())
 
-    def to_dict(self) -> dict[str, Any]:
-        """As a mapping for JSON; the inverse of :meth:`from_dict`."""
+    def _grids(self) -> dict[str, Any]:
         return {
             "columns": [asdict(c) for c in self.columns],
             "segments": [asdict(s) for s in self.segments],
             "score_map": asdict(self.score_map) if self.score_map else None,
-            "reference": self.reference.to_dict(),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a mapping for JSON; the inverse of :meth:`from_dict`."""
+        return self._grids() | {"reference": self.reference.to_dict()}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> "Profile":

@@ -222,6 +222,28 @@ class Costs(Spec):
     currency: Text = "units"
 
 
+class DriftFigures(Spec):
+    """How drift figures are taken and read; which of them raise an alarm is the alarms' policy.
+
+    ``min_segment_rows``: a segment's value with fewer rows in the reference is pooled with the other small ones.
+    ``max_segment_values``: of a segment's values, at most this many of the largest are told apart.
+    ``psi_bands``: from the first on PSI says 'watch', from the second on 'moved', as is usual in credit.
+    ``psi_confidence``: the share of unchanged samples whose PSI stays below the cut-off for their size.
+    """
+
+    min_segment_rows: Annotated[int, Field(ge=1)] = 500
+    max_segment_values: Annotated[int, Field(ge=1, le=100)] = 20
+    psi_bands: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.10, 0.25)
+    psi_confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+    @field_validator("psi_bands")
+    @classmethod
+    def _bands_ascend(cls, bands: tuple[float, float]) -> tuple[float, float]:
+        if bands[0] >= bands[1]:
+            raise ValueError(f"{list(bands)} must ascend: 'watch' begins below 'moved'")
+        return bands
+
+
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 

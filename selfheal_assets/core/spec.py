@@ -207,6 +207,22 @@ class AlarmPolicy(Spec):
         return band
 
 
+class DensityRatio(Spec):
+    """How a chunk's rows are told from the reference's, for importance weights.
+
+    ``classifier``: logistic on standardised features and their squares, which loses little where the shift is mild;
+    boosted trees, which see interactions. ``folds``: each reference row is judged by a classifier fitted on the others.
+    ``largest`` cuts weights (mean 1) from above. ``rounds``, ``max_depth`` and ``learning_rate`` are the trees'.
+    """
+
+    classifier: Literal["logistic", "boosted"] = "boosted"
+    folds: Annotated[int, Field(ge=2, le=10)] = 2
+    largest: Annotated[float, Field(gt=1)] = 20.0
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 40
+    max_depth: Annotated[int, Field(ge=1, le=10)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.15
+
+
 class Costs(Spec):
     """What a decision is worth, per case, in one currency: what ``business_value`` adds up.
 

@@ -23,15 +23,15 @@ def score_groups(profile: Profile, statistics: ChunkStatistics, segment: str = A
     Raises:
         ValueError: the profile does not monitor scores, or ``statistics`` holds several chunks.
     """
-    if profile.score_map is None:
-        raise ValueError("this profile monitors no scores: fit it with a score_map")
+    if profile.score_cells is None:
+        raise ValueError("this profile monitors no scores: fit it with a calibration")
     found = statistics.scores.filter(pl.col("segment") == segment)
     if found.height > 1:
         raise ValueError(f"{found.height} chunks: choose one, or merge them")
     lists = found.row(0, named=True) if found.height else {key: [] for key in found.columns}
     cells, rows = np.array(lists["cells"], dtype=np.int64), np.array(lists["rows"], dtype=np.float64)
     sums = {k: np.array(lists[k], dtype=np.float64) for k in found.columns if k.endswith("_sum")}
-    probability = profile.score_map.mean_probability(cells, rows, sums["score_sum"])
+    probability = profile.score_cells.mean_probability(cells, rows, sums["score_sum"])
     return ScoreGroups(
         probability=probability, rows=rows, flagged=np.array(lists["flagged"], dtype=bool), rank=cells, **sums
     )

@@ -14,7 +14,9 @@ import polars as pl
 
 from selfheal_assets.core.chunk_statistics import ALL
 from selfheal_assets.core.evaluation import band_names
-from selfheal_assets.core.profile import SCORE, SCORE_BUCKETS, FeatureProfile, Grid, Profile, ScoreMap
+from selfheal_assets.core.grid import Grid
+from selfheal_assets.core.profile import PREDICTION, SCORE, FeatureProfile, Profile
+from selfheal_assets.core.score_cells import SCORE_BUCKETS, ScoreCells
 from selfheal_assets.core.spec import Segment
 
 BUCKETS_TABLE = "selfheal_score_buckets"
@@ -209,15 +211,15 @@ def count_values(
 
 
 def count_scores(
-    connection: duckdb.DuckDBPyConnection, source: str, score_map: ScoreMap, prediction: str, slices: Slices
+    connection: duckdb.DuckDBPyConnection, source: str, cells: ScoreCells, slices: Slices
 ) -> pl.DataFrame:
     """Rows by cell of the score: ``k``, ``segment``, ``cell``, ``flagged``, ``rows`` and the sums.
 
     Left out: scores that are missing or not finite, and rows without a prediction. The columns ``probability`` and
     ``prediction`` count those.
     """
-    most = _make_buckets(connection, score_map)
-    low, per_unit = (number(v) for v in score_map.scale)
+    most = _make_buckets(connection, cells)
+    low, per_unit = number(cells.low), number(cells.per_unit)
     bucket = f"least(greatest(floor((s - {low}) * {per_unit}), 0e0), {SCORE_BUCKETS - 1}e0)::integer"
     above = "".join(f" + (s > x{i})::integer" for i in range(most))
     sums = ["rows", "score_sum", "score_square_sum", "log_score_sum", "log_complement_sum"]
@@ -228,7 +230,7 @@ def count_scores(
             from (select r.* exclude (s), s, start{above} as cell
                   from (select *, {bucket} g
                         from (select {slices.select}, {name(SCORE)}::double s,
-                                  {name(prediction)}::integer = 1 flagged from {source})
+                                  {name(PREDICTION)}::integer = 1 flagged from {source})
                         where isfinite(s) and flagged is not null) r
                   join {BUCKETS_TABLE} using (g))
             group by {slices.group_by("cell", "flagged")}"""
@@ -236,16 +238,15 @@ def count_scores(
     return slices.labelled(counted, ["cell", "flagged"], sums)
 
 
-def _make_buckets(connection: duckdb.DuckDBPyConnection, score_map: ScoreMap) -> int:
+def _make_buckets(connection: duckdb.DuckDBPyConnection, cells: ScoreCells) -> int:
     """Table of the score's buckets: the first cell of each, and the knots in it as columns; returns how many."""
-    bucket_of = score_map.bucket_of_knots
-    first = np.searchsorted(bucket_of, np.arange(SCORE_BUCKETS), side="left")
-    nth = np.arange(len(bucket_of)) - first[bucket_of]
+    bucket, below = cells.bucket_of_knots, cells.knots_below
+    nth = np.arange(len(bucket)) - below[bucket]
     most = int(nth.max()) + 1
     knots = np.full((most, SCORE_BUCKETS), np.inf)
-    knots[nth, bucket_of] = score_map.knots[0]
+    knots[nth, bucket] = cells.knots
     buckets = np.arange(SCORE_BUCKETS)
-    columns = {"g": buckets.astype(np.int32), "start": (buckets + first).astype(np.int32)}
+    columns = {"g": buckets.astype(np.int32), "start": (buckets + below).astype(np.int32)}
     frame = pl.DataFrame(columns | {f"x{i}": k for i, k in enumerate(knots)})
     connection.register("selfheal_incoming", frame.to_arrow())
     try:

@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from selfheal_assets.core.calibration import IsotonicMap
 from selfheal_assets.core.chunk_statistics import (
     ALL,
     FEATURE_SCHEMA,
@@ -19,18 +20,13 @@ from selfheal_assets.core.chunk_statistics import (
     SCORE_SUMS,
     ChunkStatistics,
 )
+from selfheal_assets.core.grid import FINE_CELLS, Grid, coarse_cells, decile_edges, is_divisible
 from selfheal_assets.core.profile import (
-    FINE_CELLS,
     PREDICTION,
     SCORE,
     FeatureProfile,
-    Grid,
     Kind,
     Profile,
-    ScoreMap,
-    coarse_cells,
-    decile_edges,
-    is_divisible,
     segment_profile,
 )
 from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
@@ -54,7 +50,7 @@ def fit_profile(
     source: str,
     features: Sequence[Feature],
     segments: Sequence[Segment] = (),
-    score_map: ScoreMap | None = None,
+    calibration: IsotonicMap | None = None,
     policy: DriftFigures | None = None,
 ) -> Profile:
     """Freeze a reference.
@@ -64,17 +60,16 @@ def fit_profile(
         source: the reference's rows (see the module).
         features: which columns to profile.
         segments: how to cut the population.
-        score_map: the calibration of the scores; ``None`` leaves score, prediction and performance out.
+        calibration: of the scores; ``None`` leaves score, prediction and performance out.
         policy: which segments are large enough; the defaults if omitted.
 
     Raises:
         ValueError: the source has no row.
     """
     policy = policy or DriftFigures()
-    wanted: list[tuple[str, Kind, bool]] = [
-        (f.name, "feature", f.type is not FeatureType.category) for f in features
-    ]
-    if score_map is not None:
+    wanted: list[tuple[str, Kind, bool]] = []
+    wanted += [(f.name, "feature", f.type is not FeatureType.category) for f in features]
+    if calibration is not None:
         wanted += [(SCORE, "score", True), (PREDICTION, "prediction", False)]
     numbers = _number_columns(connection, source, [(n, kind) for n, kind, numeric in wanted if numeric])
     columns = tuple(
@@ -87,9 +82,9 @@ def fit_profile(
         )
         for s in segments
     )
-    profile = Profile(columns, cut, score_map)
+    profile = Profile(columns, cut, calibration)
     reference = statistics_of(connection, source, profile, chunk=REFERENCE)
-    return Profile(columns, cut, score_map, reference)
+    return Profile(columns, cut, calibration, reference)
 
 
 def _number_columns(
@@ -292,9 +287,7 @@ def _of_scores(
 ) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.scores``, with ``k`` in place of ``chunk``."""
     by, lists = ["k", "segment"], ["cells", "flagged", *SCORE_SUMS]
-    if profile.score_map is None:
+    if profile.score_cells is None:
         return pl.DataFrame(schema={"k": pl.String} | {c: t for c, t in SCORE_SCHEMA.items() if c != "chunk"})
-    counted = count_scores(connection, source, profile.score_map, PREDICTION, slices).rename(
-        {"cell": "cells"}
-    )
+    counted = count_scores(connection, source, profile.score_cells, slices).rename({"cell": "cells"})
     return counted.sort(*by, "cells", "flagged").group_by(by, maintain_order=True).agg(lists)

@@ -131,6 +131,20 @@ crash-log: $(STAMP) ## Kill services under load 200 times and count what is miss
 bench-ingest: $(STAMP) ## Ingest a million logged answers into a new warehouse (a minute)
 	@$(BIN)/python -m selfheal_assets_tests.bench.ingest $(ARGS)
 
+# Other tools that a benchmark measures beside this one; the product does not need them.
+PEERS := $(VENV)/.peers
+
+$(PEERS): $(STAMP) selfheal_assets_tests/bench/peers.txt
+	@if [ -n "$(UV)" ]; then "$(UV)" pip install -q --python $(BIN)/python -c requirements.lock \
+	  -r selfheal_assets_tests/bench/peers.txt; \
+	else $(BIN)/python -m pip install $(PIP_QUIET) -c requirements.lock \
+	  -r selfheal_assets_tests/bench/peers.txt; fi
+	@touch $@
+
+.PHONY: bench-monitoring
+bench-monitoring: $(PEERS) ## Monitor 1e5 to 1e7 rows beside NannyML and Evidently (ARGS=--huge: 1e8 too)
+	@$(BIN)/python -m selfheal_assets_tests.bench.monitoring $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

@@ -87,6 +87,20 @@ def fit_profile(
     return Profile(columns, cut, calibration, reference)
 
 
+def scored_labels(
+    connection: duckdb.DuckDBPyConnection, source: str, label: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and 0/1 labels of a reference, in its order: what ``core.calibration.plain_map`` learns from.
+
+    Left out: rows without a label or a finite score. Sixteen bytes a row leave the database.
+    """
+    score, positive = f"{name(SCORE)}::double", f"{name(label)}::tinyint"
+    found = connection.sql(
+        f"select {score} s, {positive} y from {source} where isfinite({score}) and {positive} is not null"
+    ).fetchnumpy()
+    return np.asarray(found["s"]), np.asarray(found["y"])
+
+
 def _number_columns(
     connection: duckdb.DuckDBPyConnection, source: str, wanted: Sequence[tuple[str, Kind]]
 ) -> dict[str, FeatureProfile]:

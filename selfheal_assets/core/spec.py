@@ -303,6 +303,59 @@ class HarmAlarms(Spec):
         return self.budget * (1 - self.partial_share)
 
 
+class DensityRatio(Spec):
+    """How a chunk's rows are told from the reference's, for importance weights.
+
+    ``classifier``: logistic on standardised features and their squares, which loses little where the shift is mild;
+    boosted trees, which see interactions. ``folds``: each reference row is judged by a classifier fitted on the others.
+    ``largest`` cuts weights (mean 1) from above. ``rounds``, ``max_depth`` and ``learning_rate`` are the trees'.
+    """
+
+    classifier: Literal["logistic", "boosted"] = "boosted"
+    folds: Annotated[int, Field(ge=2, le=10)] = 2
+    largest: Annotated[float, Field(gt=1)] = 20.0
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 40
+    max_depth: Annotated[int, Field(ge=1, le=10)] = 3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.15
+
+
+class Costs(Spec):
+    """What a decision is worth, per case, in one currency: what ``business_value`` adds up.
+
+    A positive is the bad outcome, and a case predicted positive is refused. ``missed_positive`` is lost on each
+    positive that was accepted, ``refused_good`` on each good case that was refused; ``caught_positive`` is gained by
+    each positive refused, ``accepted_good`` by each good case accepted. ``currency`` is only shown.
+    """
+
+    missed_positive: Annotated[float, Field(ge=0)]
+    refused_good: Annotated[float, Field(ge=0)]
+    caught_positive: float = 0.0
+    accepted_good: float = 0.0
+    currency: Text = "units"
+
+
+class DriftFigures(Spec):
+    """How drift figures are taken and read; which of them raise an alarm is the alarms' policy.
+
+    ``min_segment_rows``: a segment's value with fewer rows in the reference is pooled with the other small ones.
+    ``max_segment_values``: of a segment's values, at most this many of the largest are told apart.
+    ``psi_bands``: from the first on PSI says 'watch', from the second on 'moved', as is usual in credit.
+    ``psi_confidence``: the share of unchanged samples whose PSI stays below the cut-off for their size.
+    """
+
+    min_segment_rows: Annotated[int, Field(ge=1)] = 500
+    max_segment_values: Annotated[int, Field(ge=1, le=100)] = 20
+    psi_bands: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.10, 0.25)
+    psi_confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+
+    @field_validator("psi_bands")
+    @classmethod
+    def _bands_ascend(cls, bands: tuple[float, float]) -> tuple[float, float]:
+        if bands[0] >= bands[1]:
+            raise ValueError(f"{list(bands)} must ascend: 'watch' begins below 'moved'")
+        return bands
+
+
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 

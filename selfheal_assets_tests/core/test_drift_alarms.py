@@ -189,6 +189,7 @@ def test_carried_along_is_the_same_as_folded_from_history():
     assert alarm_rows(state, policy).equals(alarm_rows(again, policy))
     assert alarm_rows(state, policy).equals(drift_alarms(reference, history, policy).filter(chunk="w19"))
     assert state.features[0].starts[:2] == ("w00", "w09")
+    assert state.features[0].before[0].sum() == 10_000
     assert state.features[0].before[1].sum() == 10_000 + 9 * 1000
 
 

@@ -28,13 +28,26 @@ def test_the_test_is_pearsons():
 
 
 def test_small_cells_are_grouped_until_each_expects_enough():
-    before, since = np.array([900.0, 80, 9, 6, 5, 0]), np.array([90.0, 8, 1, 0, 0, 1])
+    before, since = np.array([900.0, 5, 80, 0, 9, 6]), np.array([90.0, 0, 8, 1, 1, 0])
     found = two_sample_test(before, since, min_expected=2)
     # Both together: 990, 88, 10, 6, 5, 1; a group needs 2 / (100/1100) = 22 rows, so the last four make one.
     grouped = np.array([[900.0, 80, 20], [90.0, 8, 2]])
     assert isinstance(found, TwoSample)
     assert found.statistic == pytest.approx(chi2_contingency(grouped, correction=False).statistic)
     assert found.degrees == 2
+    turned = two_sample_test(before[::-1], since[::-1], min_expected=2)
+    assert isinstance(turned, TwoSample)
+    assert turned.statistic == pytest.approx(found.statistic)
+
+
+def test_what_is_left_over_joins_a_group_that_has_enough():
+    # Nine cells of about 66 rows; a group needs 220: the first and three others, and the remaining five.
+    before, since = np.full(9, 60.0), np.array([4.0, 8, 6, 6, 6, 6, 6, 6, 6])
+    found = two_sample_test(before, since, min_expected=20)
+    grouped = np.array([[240.0, 300], [22, 32]])
+    assert isinstance(found, TwoSample)
+    assert found.degrees == 1
+    assert found.statistic == pytest.approx(chi2_contingency(grouped, correction=False).statistic)
 
 
 def test_the_order_of_cells_does_not_matter():

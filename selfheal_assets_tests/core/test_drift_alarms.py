@@ -202,6 +202,18 @@ def test_budget_spent_grows_by_look_to_each_tiers_share():
     assert act[-1] == pytest.approx(0.03)
 
 
+def test_the_acting_tier_alarms_from_its_limit_on():
+    (feature,) = folded(
+        reference_of({"amount": 1000 * TENTHS}), chunk_of({"amount": 600 * UP}, "w0"), POLICY
+    ).features
+    evidence = judge_feature(feature, POLICY, 1)[1].statistic
+    assert evidence is not None
+    for above, beyond in ((-0.01, True), (0.01, False)):
+        budget = 2 * float(np.exp(-evidence - above))
+        policy = POLICY.model_copy(update={"false_alarm_budget": budget})
+        assert judge_feature(feature, policy, 1)[1].beyond is beyond
+
+
 def test_certain_but_small_is_no_alarm():
     share = TENTHS + np.array([0.008, 0, 0, 0, 0, 0, 0, 0, 0, -0.008])
     reference = reference_of({"amount": 1_000_000 * TENTHS})

@@ -139,6 +139,24 @@ bench-estimators: $(STAMP) ## Hold estimates without labels against the labels, 
 bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and by matured ones (minutes; ARGS=--full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
 
+# Other tools that a benchmark measures beside this one; the product does not need them.
+PEERS := $(VENV)/.peers
+
+$(PEERS): $(STAMP) selfheal_assets_tests/bench/peers.txt
+	@if [ -n "$(UV)" ]; then "$(UV)" pip install -q --python $(BIN)/python -c requirements.lock \
+	  -r selfheal_assets_tests/bench/peers.txt; \
+	else $(BIN)/python -m pip install $(PIP_QUIET) -c requirements.lock \
+	  -r selfheal_assets_tests/bench/peers.txt; fi
+	@touch $@
+
+.PHONY: bench-alarms
+bench-alarms: $(PEERS) ## Count false alarms and delays beside NannyML's and Evidently's (8 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.alarms $(ARGS)
+
+.PHONY: bench-monitoring
+bench-monitoring: $(PEERS) ## Monitor 1e5 to 1e7 rows beside NannyML and Evidently (ARGS=--huge: 1e8 too)
+	@$(BIN)/python -m selfheal_assets_tests.bench.monitoring $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

@@ -1,0 +1,71 @@
+"""Cells of the score: fine enough that a calibrated probability is linear within each, and few.
+
+Rows are counted by cell instead of kept, so that a hundred million scores are some thousand sums.
+"""
+
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from selfheal_assets.core.calibration import IsotonicMap
+
+SCORE_BUCKETS: Final = 16_384
+
+
+class ScoreCells:
+    """The cells between the edges of equal buckets and the knots of a calibration.
+
+    Bucket and number of knots below a score both ascend with it, so their sum names its cell.
+
+    Args:
+        calibration: from score to probability.
+    """
+
+    def __init__(self, calibration: IsotonicMap) -> None:
+        self.knots = np.array(calibration.score, dtype=np.float64)
+        self.probability = np.array(calibration.probability, dtype=np.float64)
+        span = float(self.knots[-1] - self.knots[0])
+        self.low = float(self.knots[0])
+        self.per_unit = SCORE_BUCKETS / span if span > 0 else 1.0
+
+    @cached_property
+    def bucket_of_knots(self) -> np.ndarray:
+        """The bucket in which each knot lies.
+
+        Rounding does no harm, as long as rows are put into buckets by the same operations: each of them is monotone,
+        so a lower score never comes into a higher bucket.
+        """
+        bucket = np.floor((self.knots - self.low) * self.per_unit)
+        return np.clip(bucket, 0, SCORE_BUCKETS - 1).astype(np.int64)
+
+    @cached_property
+    def knots_below(self) -> np.ndarray:
+        """How many knots lie in lower buckets, by bucket."""
+        return np.searchsorted(self.bucket_of_knots, np.arange(SCORE_BUCKETS), side="left")
+
+    @cached_property
+    def piece(self) -> np.ndarray:
+        """For each cell, how many knots lie below it: the piece of the calibration that holds there."""
+        edges = np.arange(SCORE_BUCKETS + len(self.knots))
+        # The cell that begins with knot i is the one after it: its bucket plus i + 1.
+        begins = self.bucket_of_knots + np.arange(1, len(self.knots) + 1)
+        return np.searchsorted(begins, edges, side="right")
+
+    def mean_probability(self, cells: np.ndarray, rows: np.ndarray, score_sum: np.ndarray) -> np.ndarray:
+        """Mean calibrated probability of the rows of each cell: exact, as the map is linear within a cell.
+
+        Args:
+            cells: shape (cells,).
+            rows: in each; positive.
+            score_sum: of the raw scores in each.
+        """
+        x, y, piece = self.knots, self.probability, self.piece[cells]
+        if len(x) == 1:
+            return np.full(len(cells), y[0])
+        right = np.clip(piece, 1, len(x) - 1)
+        left = right - 1
+        rise, run = y[right] - y[left], x[right] - x[left]
+        inside = y[left] + rise / run * (score_sum / rows - x[left])
+        inside = np.where(rise == 0, y[right], np.clip(inside, y[left], y[right]))
+        return np.where(piece == 0, y[0], np.where(piece == len(x), y[-1], inside))

@@ -1,0 +1,100 @@
+"""Stored statistics of chunks: tables ``chunk_statistics`` and ``chunk_scores``, within the caller's transaction.
+
+A chunk costs its own rows once; afterwards it, and any span it belongs to, is answered from here. Counts of
+different profiles do not add, so each row carries the fingerprint of its profile's cells.
+"""
+
+from collections.abc import Sequence
+
+import duckdb
+import polars as pl
+
+from selfheal_assets.core.chunk_statistics import FEATURE_SCHEMA, SCORE_SCHEMA, ChunkStatistics, merge
+from selfheal_assets.core.profile import Profile
+
+_TABLES = {"chunk_statistics": FEATURE_SCHEMA, "chunk_scores": SCORE_SCHEMA}
+
+
+class NotCounted(LookupError):
+    """Statistics of a chunk are asked for that nobody has stored under this profile; says which."""
+
+
+def create_chunk_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create what is missing."""
+    for table, schema in _TABLES.items():
+        columns = ", ".join(f'"{c}" {_sql_type(kind)}' for c, kind in schema.items())
+        connection.execute(f"create table if not exists {table} (profile varchar not null, {columns})")
+
+
+def _sql_type(kind: pl.DataType | type[pl.DataType]) -> str:
+    if isinstance(kind, pl.List):
+        return f"{_sql_type(kind.inner)}[]"
+    names = {pl.String: "varchar", pl.Int64: "bigint", pl.Int32: "integer", pl.Float64: "double"}
+    return {**names, pl.Boolean: "boolean"}[kind]  # type: ignore[index]
+
+
+def store_statistics(
+    connection: duckdb.DuckDBPyConnection, profile: Profile, statistics: ChunkStatistics
+) -> None:
+    """Replace what is stored of these chunks; the tables are made where they are missing."""
+    create_chunk_tables(connection)
+    frames = (statistics.features, statistics.scores)
+    for (table, schema), frame in zip(_TABLES.items(), frames, strict=True):
+        columns = ", ".join(f'"{c}"' for c in schema)
+        connection.execute(
+            f"delete from {table} where profile = ? and list_contains(?, chunk)",
+            [profile.fingerprint, statistics.chunks],
+        )
+        connection.register("selfheal_incoming", frame.to_arrow())
+        try:
+            connection.execute(
+                f"insert into {table} (profile, {columns}) select ?, {columns} from selfheal_incoming",
+                [profile.fingerprint],
+            )
+        finally:
+            connection.unregister("selfheal_incoming")
+
+
+def stored_chunks(connection: duckdb.DuckDBPyConnection, profile: Profile) -> list[str]:
+    """Names of the chunks that are stored under this profile, in order."""
+    create_chunk_tables(connection)
+    found = connection.execute(
+        "select distinct chunk from chunk_statistics where profile = ? order by 1", [profile.fingerprint]
+    ).fetchall()
+    return [chunk for (chunk,) in found]
+
+
+def load_statistics(
+    connection: duckdb.DuckDBPyConnection, profile: Profile, chunks: Sequence[str]
+) -> ChunkStatistics:
+    """Stored statistics of these chunks, side by side.
+
+    Raises:
+        NotCounted: one of them is not stored; an empty chunk is, once it has been counted.
+    """
+    create_chunk_tables(connection)
+    frames = []
+    for table, schema in _TABLES.items():
+        columns = ", ".join(f'"{c}"' for c in schema)
+        query = f"select {columns} from {table} where profile = ? and list_contains(?, chunk) order by chunk"
+        found = connection.sql(query, params=[profile.fingerprint, list(chunks)]).pl()
+        frames.append(found.select(pl.col(c).cast(kind) for c, kind in schema.items()))
+    loaded = ChunkStatistics(*frames)
+    if absent := sorted({*chunks} - {*loaded.chunks}):
+        shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
+        raise NotCounted(
+            f"{len(absent)} of {len(chunks)} chunks are not counted under profile {profile.fingerprint}: {shown}; "
+            "materialize univariate_drift for them"
+        )
+    return loaded
+
+
+def span_statistics(
+    connection: duckdb.DuckDBPyConnection, profile: Profile, chunks: Sequence[str], name: str
+) -> ChunkStatistics:
+    """All rows of these chunks as one chunk called ``name``, by addition; no logged row is read.
+
+    Raises:
+        NotCounted: one of them is not stored.
+    """
+    return merge([load_statistics(connection, profile, chunks)], name)

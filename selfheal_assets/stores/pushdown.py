@@ -1,0 +1,307 @@
+"""The push-down engine: profiles and chunk statistics from SQL, where the rows lie.
+
+A *source* is what may stand after FROM: a table, a view, or a query in brackets. Its columns are the features by
+their names and, where scores are monitored, ``probability`` and ``prediction`` (0/1). Each column of the source is
+read once, for all chunks and all segments together, and no row leaves the database. What leaves is counts
+(``core.chunk_statistics``), whose size does not depend on the number of rows.
+"""
+
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core.calibration import IsotonicMap
+from selfheal_assets.core.chunk_statistics import (
+    ALL,
+    FEATURE_SCHEMA,
+    SCORE_SCHEMA,
+    SCORE_SUMS,
+    ChunkStatistics,
+)
+from selfheal_assets.core.grid import FINE_CELLS, Grid, coarse_cells, decile_edges, is_divisible
+from selfheal_assets.core.profile import (
+    PREDICTION,
+    SCORE,
+    FeatureProfile,
+    Kind,
+    Profile,
+    segment_profile,
+)
+from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
+from selfheal_assets.stores.cell_counts import (
+    INFINITE,
+    MISSING,
+    Slices,
+    count_number,
+    count_scores,
+    count_values,
+    name,
+    number,
+    segment_counts,
+)
+
+REFERENCE = "reference"
+
+
+def fit_profile(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    features: Sequence[Feature],
+    segments: Sequence[Segment] = (),
+    calibration: IsotonicMap | None = None,
+    policy: DriftFigures | None = None,
+) -> Profile:
+    """Freeze a reference.
+
+    Args:
+        connection: to the database that holds it.
+        source: the reference's rows (see the module).
+        features: which columns to profile.
+        segments: how to cut the population.
+        calibration: of the scores; ``None`` leaves score, prediction and performance out.
+        policy: which segments are large enough; the defaults if omitted.
+
+    Raises:
+        ValueError: the source has no row.
+    """
+    policy = policy or DriftFigures()
+    wanted: list[tuple[str, Kind, bool]] = []
+    wanted += [(f.name, "feature", f.type is not FeatureType.category) for f in features]
+    if calibration is not None:
+        wanted += [(SCORE, "score", True), (PREDICTION, "prediction", False)]
+    numbers = _number_columns(connection, source, [(n, kind) for n, kind, numeric in wanted if numeric])
+    columns = tuple(
+        numbers[n] if numeric else _category_column(connection, source, n, kind)
+        for n, kind, numeric in wanted
+    )
+    cut = tuple(
+        segment_profile(
+            s, segment_counts(connection, source, s), policy.min_segment_rows, policy.max_segment_values
+        )
+        for s in segments
+    )
+    profile = Profile(columns, cut, calibration)
+    reference = statistics_of(connection, source, profile, chunk=REFERENCE)
+    return Profile(columns, cut, calibration, reference)
+
+
+def scored_labels(
+    connection: duckdb.DuckDBPyConnection, source: str, label: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and 0/1 labels of a reference, in its order: what ``core.calibration.plain_map`` learns from.
+
+    Left out: rows without a label or a finite score. Sixteen bytes a row leave the database.
+    """
+    score, positive = f"{name(SCORE)}::double", f"{name(label)}::tinyint"
+    found = connection.sql(
+        f"select {score} s, {positive} y from {source} where isfinite({score}) and {positive} is not null"
+    ).fetchnumpy()
+    return np.asarray(found["s"]), np.asarray(found["y"])
+
+
+def _number_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, wanted: Sequence[tuple[str, Kind]]
+) -> dict[str, FeatureProfile]:
+    """Grids of numbers: one scan for the ranges, one for the skewness, then one count a column for the deciles."""
+    if not wanted:
+        return {}
+    finite = "filter (where isfinite(x))"
+    moments = ", ".join(
+        f"count(x) {finite}, count(x) filter (where isinf(x)), min(x) {finite}, max(x) {finite}, avg(x) {finite}, "
+        f"stddev_pop(x) {finite}".replace("(x)", f"({name(c)}::double)")
+        for c, _ in wanted
+    )
+    rows, *flat = connection.sql(f"select count(*), {moments} from {source}").fetchall()[0]
+    if not rows:
+        raise ValueError(
+            "the reference has no rows: check the period of the reference, or the source's filter"
+        )
+    found = np.array(flat, dtype=object).reshape(len(wanted), 6)
+    cubes = []
+    for (column, _), (_, _, _, _, mean, deviation) in zip(wanted, found, strict=True):
+        z = f"(({name(column)}::double - {number(mean or 0)}) / {number(deviation or 1)})"
+        cubes.append(f"avg({z} * {z} * {z}) filter (where isfinite({name(column)}::double))")
+    skewness = connection.sql(f"select {', '.join(cubes)} from {source}").fetchall()[0]
+    columns = {}
+    for (column, kind), (n, infinite, low, high, _, _), skew in zip(wanted, found, skewness, strict=True):
+        grid, reason = _grid(n, infinite, low, high, skew)
+        made = FeatureProfile(column, kind, True, grid, bool(grid and not grid.fine), (), reason)
+        columns[column] = _with_deciles(connection, source, made) if grid and reason is None else made
+    return columns
+
+
+def _grid(
+    n: int, infinite: int, low: float, high: float, skewness: float | None
+) -> tuple[Grid | None, str | None]:
+    if not n:
+        return None, "the reference holds no value: all are missing or infinite"
+    if infinite:
+        return Grid(low, high, 1, FINE_CELLS), f"the reference holds {infinite} infinite values"
+    if low == high:
+        return Grid(low, high, 1, FINE_CELLS), f"constant in the reference: {low:g}; see outside_range_share"
+    fine = FINE_CELLS if n >= FINE_CELLS else 0
+    if fine and not is_divisible(low, high, fine):
+        return None, f"the reference's range, {low!r} to {high!r}, is too narrow for {fine} cells"
+    return Grid(low, high, coarse_cells(n, low, high, float(skewness or 0.0)), fine), None
+
+
+def _with_deciles(
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile
+) -> FeatureProfile:
+    """The column with the edges of PSI's cells: each holds about a tenth of the reference."""
+    assert column.grid is not None
+    whole = Slices(Profile((column,)), None)
+    if column.by_value:
+        counted = count_values(connection, source, column, whole).filter(pl.col("at").is_finite()).sort("at")
+        values, rows = counted["at"].to_numpy(), counted["n"].to_numpy()
+        tenths = np.searchsorted(np.cumsum(rows), np.arange(1, 10) * rows.sum() / 10)
+        psi = {float(values[i]) for i in tenths if i > 0}
+    else:
+        counted = count_number(connection, source, column, whole).filter(pl.col("at") >= 0)
+        counts = np.zeros(len(column.grid.edges) - 1, dtype=np.int64)
+        counts[counted["at"].to_numpy()] = counted["n"].to_numpy()
+        light, heavy = decile_edges(column.grid.edges, counts)
+        psi = {*light}
+        for shares in heavy.values():
+            psi |= set(_quantiles(connection, source, column.name, shares))
+        psi.discard(column.grid.low)
+    grid = Grid(column.grid.low, column.grid.high, column.grid.coarse, column.grid.fine, tuple(sorted(psi)))
+    return FeatureProfile(column.name, column.kind, True, grid, column.by_value)
+
+
+def _quantiles(
+    connection: duckdb.DuckDBPyConnection, source: str, column: str, shares: list[float]
+) -> list[float]:
+    """Values of the reference at these shares of its rows."""
+    x = f"{name(column)}::double"
+    (found,) = connection.sql(
+        f"select quantile_disc({x}, {shares}) from {source} where isfinite({x})"
+    ).fetchall()
+    return [float(v) for v in found[0]]
+
+
+def _category_column(
+    connection: duckdb.DuckDBPyConnection, source: str, column: str, kind: Kind
+) -> FeatureProfile:
+    value = f"{name(column)}::varchar"
+    found = connection.sql(f"select distinct {value} from {source} where {value} is not null").fetchall()
+    values = tuple(sorted(v for (v,) in found))
+    reason = None if values else "the reference holds no value: all are missing"
+    return FeatureProfile(column, kind, False, categories=values, reason=reason)
+
+
+def statistics_of(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    profile: Profile,
+    key: str | None = None,
+    chunk: str = "chunk",
+) -> ChunkStatistics:
+    """Statistics of one chunk, or of many at once.
+
+    Args:
+        connection: to the database that holds the rows.
+        source: the rows (see the module).
+        profile: whose cells to count in.
+        key: SQL expression that names a row's chunk, for instance ``date_trunc('month', event_time)::date``; all
+            rows are one chunk if omitted.
+        chunk: that chunk's name.
+    """
+    slices = Slices(profile, key)
+    parts = [_of_column(connection, source, column, slices) for column in profile.columns]
+    scores = _of_scores(connection, source, profile, slices)
+    features = _named(pl.concat([pl.DataFrame(schema=_SCHEMA), *parts]), key, chunk)
+    if key is None:
+        features = _with_empty(features, profile, chunk)
+    return ChunkStatistics(
+        features.select(pl.col(c).cast(kind) for c, kind in FEATURE_SCHEMA.items()),
+        _named(scores, key, chunk).select(pl.col(c).cast(kind) for c, kind in SCORE_SCHEMA.items()),
+    )
+
+
+_SCHEMA = {"k": pl.String} | {c: kind for c, kind in FEATURE_SCHEMA.items() if c != "chunk"}
+
+
+def _named(frame: pl.DataFrame, key: str | None, chunk: str) -> pl.DataFrame:
+    return frame.with_columns(pl.lit(chunk).alias("chunk") if key is None else pl.col("k").alias("chunk"))
+
+
+def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.DataFrame:
+    """A row of nothing for each column of a chunk without rows, so that it is known to be empty."""
+    names = pl.Series("feature", [c.name for c in profile.columns], dtype=pl.String)
+    nothing = names.to_frame().select(pl.lit(chunk).alias("chunk"), "feature", pl.lit(ALL).alias("segment"))
+    filled = nothing.join(features, on=["chunk", "feature", "segment"], how="anti").with_columns(
+        pl.lit(0).alias(c) for c in ("rows", "missing", "infinite", "below_gap", "above_gap")
+    )
+    return pl.concat([features, filled], how="diagonal_relaxed")
+
+
+def _of_column(
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+) -> pl.DataFrame:
+    """One column's rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
+    counted, listed = _counted(connection, source, column, slices)
+    by, n = ["k", "segment"], pl.col("n")
+    totals = counted.group_by(by).agg(
+        n.sum().alias("rows"),
+        n.filter(pl.col("place") == _MISSING).sum().alias("missing"),
+        n.filter(pl.col("place") == _INFINITE).sum().alias("infinite"),
+    )
+    finite = counted.filter(pl.col("place") < _MISSING).sort(*by, "at")
+    listing = finite.group_by(by, maintain_order=True).agg(
+        pl.col("low").min(),
+        pl.col("high").max(),
+        pl.col("gap").filter(pl.col("place") == _BELOW).sum().alias("below_gap"),
+        pl.col("gap").filter(pl.col("place") == _ABOVE).sum().alias("above_gap"),
+        pl.col("at").alias(listed),
+        n.alias("counts"),
+    )
+    row = totals.sort(by).join(listing, on=by, how="left", nulls_equal=True, maintain_order="left")
+    row = row.with_columns(pl.col("below_gap", "above_gap").fill_null(0.0), feature=pl.lit(column.name))
+    blank = [pl.lit(None, kind).alias(c) for c, kind in _SCHEMA.items() if c not in row.columns]
+    return row.with_columns(blank).select(pl.col(c).cast(kind) for c, kind in _SCHEMA.items())
+
+
+_BELOW, _WITHIN, _ABOVE, _MISSING, _INFINITE = range(-1, 4)
+
+
+def _counted(
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+) -> tuple[pl.DataFrame, str]:
+    """``k``, ``segment``, ``at``, ``n``, ``place``, ``low``, ``high``, ``gap``; and the list that ``at`` goes to."""
+    at, grid = pl.col("at"), column.grid
+    if column.numeric and not column.by_value:
+        counted = count_number(connection, source, column, slices)
+        above = 1 if grid is None or column.is_constant else len(grid.edges) - 1
+        place = (
+            pl.when(at == MISSING)
+            .then(_MISSING)
+            .when(at == INFINITE)
+            .then(_INFINITE)
+            .when(at == -1)
+            .then(_BELOW)
+        )
+        return counted.with_columns(place=place.when(at == above).then(_ABOVE).otherwise(_WITHIN)), "cells"
+    counted = count_values(connection, source, column, slices)
+    if not column.numeric:
+        nothing = [pl.lit(None, pl.Float64).alias(c) for c in ("low", "high", "gap")]
+        place = pl.when(at.is_null()).then(_MISSING).otherwise(_WITHIN)
+        return counted.with_columns(*nothing, place=place), "texts"
+    assert grid is not None
+    place = pl.when(at.is_null() | at.is_nan()).then(_MISSING).when(at.is_infinite()).then(_INFINITE)
+    place = place.when(at < grid.low).then(_BELOW).when(at > grid.high).then(_ABOVE).otherwise(_WITHIN)
+    gap = pl.max_horizontal(grid.low - at, at - grid.high) * pl.col("n")
+    return counted.with_columns(low=at, high=at, gap=gap, place=place), "numbers"
+
+
+def _of_scores(
+    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
+) -> pl.DataFrame:
+    """Rows of ``ChunkStatistics.scores``, with ``k`` in place of ``chunk``."""
+    by, lists = ["k", "segment"], ["cells", "flagged", *SCORE_SUMS]
+    if profile.score_cells is None:
+        return pl.DataFrame(schema={"k": pl.String} | {c: t for c, t in SCORE_SCHEMA.items() if c != "chunk"})
+    counted = count_scores(connection, source, profile.score_cells, slices).rename({"cell": "cells"})
+    return counted.sort(*by, "cells", "flagged").group_by(by, maintain_order=True).agg(lists)

@@ -263,49 +263,6 @@ class AlarmPolicy(Spec):
         return band
 
 
-class HarmAlarms(Spec):
-    """How much chance of a false alarm of harm is allowed, and what harm is looked for.
-
-    ``budget``: chance of any false alarm of harm in a year of monitoring (``horizon_chunks`` looks), over the
-    partial and the realized evidence together; ``partial_share`` of it is the partial labels'.
-    ``first_share``: the part of a year's budget that is spent on harm from the first chunk on, as after a promotion.
-    ``reference_share``: the part of the realized losses' budget that pays for the reference being a sample, where
-    the losses are no counts.
-    ``harm_ratios``: the realized loss (for 0–1 losses its odds) is suspected to be this many times the reference's.
-    ``odds_factors``: the hazard of a positive is suspected to be this many times what it should be, or one such
-    part. ``tolerated_ratio``: expected over observed positives within this band is no harm. ``min_positives``: fewer
-    expected and observed positives tell nothing.
-    """
-
-    budget: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    partial_share: Share = 0.5
-    reference_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    horizon_chunks: Annotated[int, Field(ge=1, le=10_000)] = 52
-    first_share: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    harm_ratios: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.3, 1.7)
-    odds_factors: Annotated[tuple[Above1, ...], Field(min_length=1)] = (1.25, 1.5, 2.0, 3.0)
-    tolerated_ratio: tuple[float, float] = (0.8, 1.25)
-    min_positives: Annotated[int, Field(ge=1)] = 20
-
-    @field_validator("tolerated_ratio")
-    @classmethod
-    def _band_is_around_one(cls, band: tuple[float, float]) -> tuple[float, float]:
-        low, high = band
-        if not 0 < low <= 1 <= high:
-            raise ValueError(f"[{low:g}, {high:g}] must be a band around 1 of two positive ratios")
-        return band
-
-    @property
-    def partial_alpha(self) -> float:
-        """Chance of a false alarm from partial labels in a year."""
-        return self.budget * self.partial_share
-
-    @property
-    def realized_alpha(self) -> float:
-        """Chance of a false alarm from realized losses in a year."""
-        return self.budget * (1 - self.partial_share)
-
-
 class DensityRatio(Spec):
     """How a chunk's rows are told from the reference's, for importance weights.
 

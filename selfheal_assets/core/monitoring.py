@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
-from selfheal_assets.core import metrics
 from selfheal_assets.core.spec import AlarmPolicy, Feature
 
 
@@ -160,51 +159,10 @@ def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
     )
 
 
-REALIZED_SCHEMA = {
-    "metric": pl.String,
-    "value": pl.Float64,
-    "lower": pl.Float64,
-    "upper": pl.Float64,
-    "rows": pl.Int64,
-    "positives": pl.Int64,
-    "status": pl.String,
-    "reason": pl.String,
-}
-
-
-def realized_performance(
-    label: np.ndarray, probability: np.ndarray, flagged: np.ndarray, policy: AlarmPolicy
-) -> pl.DataFrame:
-    """Metrics on matured labels: one row per metric; one that cannot be computed is a row with its reason."""
-    rows, positives = len(label), int(label.sum())
-
-    def row(metric: str, compute) -> tuple:
-        try:
-            if rows < policy.min_rows or positives < policy.min_positives:
-                raise metrics.UndefinedMetric(
-                    f"{rows} matured labels with {positives} positives; the policy asks for "
-                    f"{policy.min_rows} and {policy.min_positives}"
-                )
-            found = compute()
-        except metrics.UndefinedMetric as error:
-            return (metric, None, None, None, rows, positives, Status.insufficient.value, str(error))
-        interval = found if isinstance(found, metrics.Interval) else metrics.Interval(found, found, found)
-        band = (None, None) if found is not interval else (interval.lower, interval.upper)
-        return (metric, interval.value, *band, rows, positives, Status.passed.value, None)
-
-    figures = [
-        row("roc_auc", lambda: metrics.roc_auc_interval(label, probability)),
-        row("f1", lambda: metrics.f1_score(label, flagged)),
-        row("brier", lambda: metrics.brier_score(label, probability)),
-        row("expected_over_observed", lambda: metrics.expected_over_observed(label, probability)),
-    ]
-    return pl.DataFrame(figures, schema=REALIZED_SCHEMA, orient="row")
-
-
 def realized_finding(realized: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
     """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's."""
     check = "realized_performance_holds"
-    auc = realized.filter(pl.col("metric") == "roc_auc")
+    auc = realized.filter(pl.col("metric") == "roc_auc", pl.col("segment") == "all")
     if auc.is_empty():
         return unknown(check, "no matured cohort among the champion's predictions yet")
     row = auc.row(0, named=True)

@@ -207,6 +207,39 @@ class AlarmPolicy(Spec):
         return band
 
 
+class Costs(Spec):
+    """What a decision is worth, in one currency, all numbers at or above 0: for the business value of a model.
+
+    ``missed_positive`` is lost with a positive that was not flagged, ``refused_good`` with a negative that was
+    flagged, ``review`` with each flagged case; ``gain`` is earned with a negative that was not flagged.
+    """
+
+    currency: Annotated[str, Field(pattern=r"^\S{1,12}$")]
+    missed_positive: Annotated[float, Field(ge=0)]
+    refused_good: Annotated[float, Field(ge=0)] = 0.0
+    gain: Annotated[float, Field(ge=0)] = 0.0
+    review: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def worth(self) -> tuple[float, float, float, float]:
+        """Of a true positive, a false positive, a false negative and a true negative."""
+        return (-self.review, -self.refused_good - self.review, -self.missed_positive, self.gain)
+
+
+class RealizedFigures(Spec):
+    """How the metrics on matured labels are computed.
+
+    ``confidence`` is of each two-sided interval, ``resamples`` those of a bootstrap, ``calibration_bins`` the
+    equal-count bins of the calibration error. ``half_width`` is the precision that is wanted of a metric between 0
+    and 1: each figure says how many rows it would take.
+    """
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    half_width: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 1000
+    calibration_bins: Annotated[int, Field(ge=2, le=100)] = 10
+
+
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 

@@ -8,7 +8,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core import maturity, monitoring
+from selfheal_assets.core import maturity, monitoring, realized
 from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.defs.resources import (
@@ -218,15 +218,17 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
     end = shift_chunks(start, case.monitoring.chunk, 1)
     rows = chunks.labelled_predictions(stores.warehouse, start, end)
     rows = rows.filter(pl.col("is_mature") & pl.col("label").is_not_null())
-    label = rows["label"].to_numpy().astype(np.int8)
-    flagged = rows["prediction"].to_numpy() == 1
-    as_served = monitoring.realized_performance(label, rows["probability"].to_numpy(), flagged, policy)
+    seed = case.training.seed
+    as_served = realized.realized_by_segment(
+        rows.with_columns(flagged=pl.col("prediction") == 1), case.segments, policy, seed=seed
+    )
     parts = [as_served.with_columns(scored_by=pl.lit("served"))]
     if profile is None:
         finding = monitoring.unknown("realized_performance_holds", "no predictions in this chunk")
     else:
         p = profile.bundle.score(rows)
-        today = monitoring.realized_performance(label, p, p >= profile.bundle.threshold, policy)
+        scored = rows.with_columns(probability=pl.Series(p), flagged=pl.Series(p >= profile.bundle.threshold))
+        today = realized.realized_by_segment(scored, case.segments, policy, seed=seed)
         parts.append(today.with_columns(scored_by=pl.lit("champion")))
         finding = monitoring.realized_finding(today, profile.reference_auc, policy)
     return pl.concat(parts).with_columns(cohort=pl.lit(start).cast(pl.Datetime("us"))), finding

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.spec import Feature, FeatureType
+from selfheal_assets.core.tables import validated
 from selfheal_assets.settings import prepare_environment
 
 REFERENCE_CHUNKS = 10
@@ -74,6 +75,7 @@ _MULTIVARIATE_SCHEMA = {
     "lower_threshold": pl.Float64,
     "upper_threshold": pl.Float64,
     "alert": pl.Boolean,
+    "reason": pl.String,
 }
 _ESTIMATE_SCHEMA = {
     "metric": pl.String,
@@ -127,7 +129,7 @@ class DriftJudge:
             why = "all values are missing in this chunk" if f.name in empty else why
             limit = _number(cell["upper_threshold"])
             rows.append((f.name, UNIVARIATE_METHOD, value, limit, _alert(cell, value), why))
-        return pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row")
+        return validated("univariate_drift", pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row"))
 
     def multivariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """PCA reconstruction error of the whole chunk: one row with its value and thresholds."""
@@ -137,8 +139,9 @@ class DriftJudge:
         cell = result["reconstruction_error"]
         limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
         value = _number(cell["value"])
-        row = (MULTIVARIATE_METHOD, value, *limits, _alert(cell, value))
-        return pl.DataFrame([row], schema=_MULTIVARIATE_SCHEMA, orient="row")
+        why = None if value is not None else "NannyML could not compute it"
+        row = (MULTIVARIATE_METHOD, value, *limits, _alert(cell, value), why)
+        return validated("multivariate_drift", pl.DataFrame([row], schema=_MULTIVARIATE_SCHEMA, orient="row"))
 
 
 def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudge:
@@ -198,7 +201,9 @@ class PerformanceJudge:
         left_out = f"{lost} of {chunk.height} scores are no numbers and are left out" if lost else None
         if scored.is_empty():
             blank = [(m, *[None] * 6, left_out) for m in ESTIMATED_METRICS]
-            return pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row")
+            return validated(
+                "estimated_performance", pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row")
+            )
         frame = scored.select("probability", pl.col("prediction").cast(pl.Int64)).to_pandas()
         with _nannyml():
             result = _judge_one_chunk(self.estimator, frame, "estimate").iloc[0]
@@ -210,7 +215,7 @@ class PerformanceJudge:
             limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
             why = "NannyML could not estimate it: one predicted class only" if value is None else left_out
             rows.append((metric, value, *band, *limits, _alert(cell, value), why))
-        return pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row")
+        return validated("estimated_performance", pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row"))
 
 
 def fit_performance(reference: pl.DataFrame) -> PerformanceJudge:

@@ -51,7 +51,13 @@ def unknown(check: str, reason: str) -> Finding:
     return Finding(check, Status.insufficient, reason)
 
 
-PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String}
+PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String, "reason": pl.String}
+_PROXY_UNITS = {
+    "mean_score": "probability",
+    "positive_rate": "share",
+    "score_entropy": "bits",
+    "missing_share": "share",
+}
 
 
 def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> pl.DataFrame:
@@ -61,24 +67,33 @@ def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> p
         predictions: ``probability`` (f64), ``prediction`` (0/1) and the features.
 
     Returns:
-        ``metric``, ``value``, ``unit``: volume (rows), mean score, positive rate (shares), score entropy (mean
-        binary entropy in bits), missing share over all feature values. A figure is null where a score is NaN.
+        ``metric``, ``value``, ``unit``, ``reason`` (null exactly where there is a value): volume (rows), mean score,
+        positive rate (shares), score entropy (mean binary entropy in bits), missing share over all feature values.
+        Without rows, all but the volume are unknown; so are those of the scores where one is no finite number.
     """
     rows = predictions.height
-    figures: list[tuple[str, float, str]] = [("volume", float(rows), "rows")]
+    figures: dict[str, float | None] = dict.fromkeys(_PROXY_UNITS)
+    why = "no predictions in this chunk"
     if rows:
-        p = np.clip(predictions["probability"].to_numpy(), 1e-12, 1 - 1e-12)
-        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-        missing = sum(predictions[f.name].null_count() for f in features) / (rows * len(features))
-        figures += [
-            ("mean_score", float(p.mean()), "probability"),
-            ("positive_rate", float(predictions["prediction"].to_numpy().mean()), "share"),
-            ("score_entropy", float(entropy.mean()), "bits"),
-            ("missing_share", missing, "share"),
-        ]
-    return pl.DataFrame(figures, schema=PROXY_SCHEMA, orient="row").with_columns(
-        pl.col("value").fill_nan(None)
-    )
+        scores = predictions["probability"]
+        lost = rows - int(scores.is_finite().sum())
+        why = f"{lost} of {rows} scores are no finite numbers"
+        figures["positive_rate"] = float(predictions["prediction"].to_numpy().mean())
+        figures["missing_share"] = sum(_missing(predictions[f.name]) for f in features) / (
+            rows * len(features)
+        )
+        if not lost:
+            p = np.clip(scores.to_numpy(), 1e-12, 1 - 1e-12)
+            figures["mean_score"] = float(scores.to_numpy().mean())
+            figures["score_entropy"] = float(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean())
+    table = [("volume", float(rows), "rows", None)]
+    table += [(m, figures[m], unit, why if figures[m] is None else None) for m, unit in _PROXY_UNITS.items()]
+    return pl.DataFrame(table, schema=PROXY_SCHEMA, orient="row")
+
+
+def _missing(values: pl.Series) -> int:
+    """Empty values; of numbers NaN too, which is no value either."""
+    return values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
 
 
 def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:

@@ -21,6 +21,7 @@ from selfheal_assets.defs.resources import (
     chunk_of,
     table_metadata,
 )
+from selfheal_assets.nannyml_bridge import ESTIMATED_METRICS, MULTIVARIATE_METHOD, UNIVARIATE_METHOD
 from selfheal_assets.stores import cases, chunks
 
 GROUP = "monitor"
@@ -84,7 +85,10 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         if profile is None or why:
             names = [f.name for f in stores.case.features]
             blank = [None] * len(names)
-            frame = pl.DataFrame({"feature": names, "value": blank, "reason": [why] * len(names)})
+            methods = [UNIVARIATE_METHOD] * len(names)
+            frame = pl.DataFrame(
+                {"feature": names, "method": methods, "value": blank, "reason": [why] * len(names)}
+            )
         else:
             frame = profile.drift.univariate_drift(rows)
         frame = _shaped(frame, ["feature", "method"], ["value", "threshold"])
@@ -102,7 +106,7 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         profile, rows = served(stores, chunk)
         why = too_few(rows.height, stores)
         if profile is None or why:
-            frame = pl.DataFrame({"method": [None], "reason": [why]})
+            frame = pl.DataFrame({"method": [MULTIVARIATE_METHOD], "reason": [why]})
         else:
             frame = profile.drift.multivariate_drift(rows)
         frame = _shaped(frame, ["method"], ["value", "lower_threshold", "upper_threshold"])
@@ -125,7 +129,7 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         profile, rows = served(stores, chunk)
         why = too_few(rows.height, stores)
         if profile is None or why:
-            frame = pl.DataFrame({"metric": [None], "reason": [why]})
+            frame = pl.DataFrame({"metric": ESTIMATED_METRICS, "reason": [why] * len(ESTIMATED_METRICS)})
             finding = monitoring.unknown("estimated_performance_holds", why)
         else:
             frame = profile.performance.estimate(rows)
@@ -152,7 +156,9 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         profile, _ = served(stores, chunk)
         check = "calibration_holds"
         if profile is None:
-            frame, finding = pl.DataFrame({"cohort": [None]}), monitoring.unknown(check, "no predictions")
+            why = "no predictions in this chunk"
+            frame = pl.DataFrame({"cohort": [None], "reason": [why]})
+            finding = monitoring.unknown(check, why)
         else:
             frame = _cohort_evidence(stores, chunk, profile)
             finding = monitoring.calibration_finding(frame, stores.case.policy.alarms)

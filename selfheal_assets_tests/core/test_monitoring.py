@@ -67,7 +67,11 @@ def test_proxy_metrics_by_hand():
 
 @pytest.mark.parametrize("frame", [SCORED.clear(), pl.DataFrame()])
 def test_no_predictions_have_a_volume_only(frame):
-    assert proxy_metrics(frame, TWO).rows() == [("volume", 0.0, "rows")]
+    found = proxy_metrics(frame, TWO)
+    assert found.row(0) == ("volume", 0.0, "rows", None)
+    assert found.height == 5
+    assert set(found[1:]["reason"]) == {"no predictions in this chunk"}
+    assert found["value"].null_count() == 4
 
 
 def test_certain_scores_have_no_entropy():
@@ -79,6 +83,8 @@ def test_certain_scores_have_no_entropy():
 def test_a_nan_score_leaves_a_figure_empty():
     frame = proxy_metrics(SCORED.with_columns(probability=pl.Series([math.nan, 0.5])), TWO)
     assert frame.schema == PROXY_SCHEMA
+    lost = "1 of 2 scores are no finite numbers"
+    assert frame["reason"].to_list() == [None, lost, None, lost, None]
     assert dict(frame.select("metric", "value").iter_rows()) == {
         "volume": 2, "mean_score": None, "positive_rate": 0.5, "score_entropy": None, "missing_share": 0.75,
     }  # fmt: skip

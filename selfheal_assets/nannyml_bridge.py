@@ -45,11 +45,23 @@ def _chunker(rows: int) -> Any:
 
 
 def _pandas(frame: pl.DataFrame, features: Sequence[Feature]) -> Any:
-    """Pandas frame in the types that NannyML handles: float64 and category."""
+    """Pandas frame in the types that NannyML handles: float64, where an infinite value counts as missing, and category."""
     return frame.select(
-        pl.col(f.name).cast(pl.Categorical if f.type is FeatureType.category else pl.Float64)
+        pl.col(f.name).cast(pl.Categorical) if f.type is FeatureType.category else _finite(f.name)
         for f in features
     ).to_pandas()
+
+
+def _finite(name: str) -> pl.Expr:
+    """The numbers as floats; what is no finite number is null."""
+    number = pl.col(name).cast(pl.Float64)
+    return pl.when(number.is_finite()).then(number).alias(name)
+
+
+def _known(frame: pl.DataFrame, feature: Feature) -> pl.Series:
+    """The values of a feature that are neither missing nor infinite."""
+    column = pl.col(feature.name) if feature.type is FeatureType.category else _finite(feature.name)
+    return frame.select(column.drop_nulls()).to_series()
 
 
 def _number(value: Any) -> float | None:
@@ -119,7 +131,7 @@ class DriftJudge:
         rows: list[tuple[Any, ...]] = [
             (name, UNIVARIATE_METHOD, None, None, None, why) for name, why in self.unusable.items()
         ]
-        empty = [f.name for f in usable if chunk[f.name].null_count() == chunk.height]
+        empty = [f.name for f in usable if _known(chunk, f).is_empty()]
         with _nannyml():
             result = _judge_one_chunk(self.univariate, _pandas(chunk, usable), "calculate").iloc[0]
         for f in usable:
@@ -153,7 +165,7 @@ def fit_drift(reference: pl.DataFrame, features: Sequence[Feature]) -> DriftJudg
     unusable = {
         f.name: "constant or missing in the reference"
         for f in features
-        if reference[f.name].drop_nulls().n_unique() < 2
+        if _known(reference, f).n_unique() < 2
     }
     usable = [f for f in features if f.name not in unusable]
     if not usable:

@@ -51,6 +51,23 @@ def unknown(check: str, reason: str) -> Finding:
     return Finding(check, Status.insufficient, reason)
 
 
+def reference_shortage(policy: AlarmPolicy, rows: int, positives: int | None = None) -> str:
+    """Why a champion's reference of this size judges nothing; empty where it is large enough.
+
+    Args:
+        policy: asks for ``min_rows``, and for ``min_positives`` of each class where labels matter.
+        rows: of the reference.
+        positives: among them; omitted where no label is needed, as for drift.
+    """
+    short = rows < policy.min_rows
+    held, asked = f"{rows} rows", f"min_rows = {policy.min_rows}"
+    if positives is not None:
+        short |= min(positives, rows - positives) < policy.min_positives
+        held += f" with {positives} positives"
+        asked += f" and min_positives = {policy.min_positives} of each class"
+    return f"the champion's reference has {held}; policy.alarms asks for {asked}" if short else ""
+
+
 PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String, "reason": pl.String}
 _PROXY_UNITS = {
     "mean_score": "probability",
@@ -175,7 +192,13 @@ def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
 
 
 def realized_finding(realized: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
-    """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's."""
+    """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's.
+
+    Args:
+        realized: as ``core.realized`` returns it.
+        reference_auc: ROC AUC on the champion's reference.
+        policy: how far below is too far.
+    """
     check = "realized_performance_holds"
     auc = realized.filter(pl.col("metric") == "roc_auc", pl.col("segment") == "all")
     if auc.is_empty():

@@ -54,7 +54,8 @@ class Feature(Spec):
 
     ``min`` and ``max`` bound numbers and integers; ``values`` lists what a category may hold (open when
     omitted). ``known_at`` says when the value is known: only what is known at application time may be used.
-    ``reason`` is how a client is told that this feature raised a score.
+    ``reason`` is how a client is told that this feature raised a score. A value that is ``personal`` is shown in no
+    message, check or sample of rows.
     """
 
     name: Name
@@ -66,6 +67,7 @@ class Feature(Spec):
     known_at: Literal["application", "outcome"] = "application"
     description: str = ""
     reason: str = ""
+    personal: bool = False
 
     @field_validator("values")
     @classmethod

@@ -34,7 +34,13 @@ class ChampionProfile:
     bundle: Bundle
     reference: pl.DataFrame
     reference_fingerprint: str
-    reference_auc: float
+    reference_auc: float | None
+    """ROC AUC on the reference; ``None`` where that holds one class only."""
+
+    @cached_property
+    def positives(self) -> int:
+        """Positives of the reference."""
+        return int(self.reference["label"].sum())
 
     @cached_property
     def drift(self) -> DriftJudge:
@@ -83,7 +89,8 @@ class Stores:
                 probability=pl.Series(probability),
                 prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
             )
-            auc = metrics.roc_auc(scored["label"].to_numpy(), probability)
+            label = scored["label"].to_numpy()
+            auc = metrics.roc_auc(label, probability) if scored["label"].n_unique() == 2 else None
             self._profiles[version] = ChampionProfile(version, bundle, scored, frozen.fingerprint, auc)
         return self._profiles[version]
 

@@ -45,7 +45,7 @@ def _chunker(rows: int) -> Any:
 
 
 def _pandas(frame: pl.DataFrame, features: Sequence[Feature]) -> Any:
-    """Pandas frame in the types that NannyML handles: float64, where an infinite value counts as missing, and category."""
+    """Pandas frame in the types that NannyML handles: float64 (infinite counts as missing) and category."""
     return frame.select(
         pl.col(f.name).cast(pl.Categorical) if f.type is FeatureType.category else _finite(f.name)
         for f in features

@@ -134,31 +134,6 @@ def _rule(value: str, check: str) -> str:
     return f"{value} {FINITE}" if value == "NaN" else EMPTY
 
 
-def failing_rows(
-    frame: pl.DataFrame, error: InvalidRows, features: Sequence[Feature], first_row: int = 1
-) -> pl.DataFrame:
-    """A sample of the rows that an error names, to look at: no id of a case, no personal value.
-
-    Args:
-        frame: what was validated.
-        error: what was found in it.
-        features: those that are ``personal`` are left out, and so is ``entity_id``.
-        first_row: as it was validated.
-
-    Returns:
-        At most ten rows in order: ``row`` (i64), ``problems`` (str), and the frame's other columns.
-    """
-    told: dict[int, list[str]] = {}
-    for problem in error.problems:
-        if problem.row is not None:
-            told.setdefault(problem.row, []).append(f"column '{problem.column}': {problem.text}")
-    shown = sorted(told)[:SHOWN]
-    hidden = {"entity_id", *(f.name for f in features if f.personal)}
-    rows = frame[[row - first_row for row in shown]].select(c for c in frame.columns if c not in hidden)
-    named = {"row": shown, "problems": ["; ".join(told[row]) for row in shown]}
-    return pl.DataFrame(named, schema={"row": pl.Int64, "problems": pl.String}).hstack(rows)
-
-
 def require_columns(frame: pl.DataFrame, names: Sequence[str], what: str) -> None:
     """Raise one InvalidRows that names every column that is missing."""
     missing = [n for n in names if n not in frame.columns]

@@ -4,6 +4,7 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import schemas
+from selfheal_assets.core.failing_rows import failing_rows
 from selfheal_assets.core.periods import midnight
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.stores import label_ledger, label_status, log_ingestion
@@ -92,7 +93,7 @@ def _schema_check(rows: pl.DataFrame, features, what: str) -> dg.AssetCheckResul
     try:
         schemas.validate_cases(rows, features, what)
     except schemas.InvalidRows as error:
-        sample = schemas.failing_rows(rows, error, features)
+        sample = failing_rows(rows, error, features)
         metadata = {
             "failing_rows": dg.MetadataValue.int(len({p.row for p in error.problems})),
             "sample": table_metadata(sample),

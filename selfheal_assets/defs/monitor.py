@@ -133,8 +133,8 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         """
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
-        why = cannot_judge(stores, profile, rows)
-        if profile is None or why:
+        why = cannot_judge(stores, profile, rows, by_labels=True)
+        if profile is None or profile.reference_auc is None or why:
             frame = pl.DataFrame({"metric": ESTIMATED_METRICS, "reason": [why] * len(ESTIMATED_METRICS)})
             finding = monitoring.unknown("estimated_performance_holds", why)
         else:

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.integration
 
 CHUNK, CHUNK_END, MATURED = datetime(2020, 4, 1), datetime(2020, 7, 1), datetime(2019, 10, 1)
 WHERE = f"event_time >= '{CHUNK}' and event_time < '{CHUNK_END}'"
+LOG = f"from prediction_log where {WHERE}"
 MONITOR = [
     "proxy_metrics", "univariate_drift", "multivariate_drift", "estimated_performance", "partial_label_evidence",
     "realized_performance", "drift_report", "health_report",
@@ -114,9 +115,9 @@ def test_an_ordinary_chunk_is_judged_whole_and_by_segment(stores):
 
 
 def test_an_empty_chunk_and_a_single_row_are_unknown(stores):
-    few = f"delete from prediction_log where {WHERE} and prediction_id <> (select min(prediction_id) from prediction_log where {WHERE})"
-    for rows, statements in ((0, [f"delete from prediction_log where {WHERE}"]), (1, [few])):
-        with spoilt(stores, *statements):
+    none, few = f"delete {LOG}", f"delete {LOG} and prediction_id <> (select min(prediction_id) {LOG})"
+    for rows, statement in ((0, none), (1, few)):
+        with spoilt(stores, statement):
             found = monitored(stores, *DBT)
         said = f"{rows} predictions in this chunk; alarms.min_rows asks for 150"
         for name in ("univariate_drift", "multivariate_drift", "estimated_performance"):
@@ -151,8 +152,8 @@ def test_scores_of_one_value_and_one_class_say_so(stores):
 
 @pytest.mark.parametrize("bad", ["nan", "inf"])
 def test_scores_that_are_no_numbers_are_counted_and_left_out(stores, bad):
-    some = f"update prediction_log set probability = '{bad}'::double where {WHERE} and prediction_id < (select median(prediction_id) from prediction_log where {WHERE})"
     every = f"update prediction_log set probability = '{bad}'::double where {WHERE}"
+    some = f"{every} and prediction_id in (select prediction_id {LOG} limit 7)"
     for statement in (some, every):
         with spoilt(stores, statement):
             found = monitored(stores)
@@ -188,7 +189,7 @@ def test_an_unseen_category_in_every_row_is_the_largest_drift(stores):
 def test_rows_that_break_the_schema_stop_the_run_and_are_shown_without_the_person(stores):
     personal = tuple(f.model_copy(update={"personal": f.name == "age"}) for f in stores.case.features)
     case = stores.case.model_copy(update={"features": personal})
-    rows = f"select prediction_id from prediction_log where {WHERE} order by event_time, prediction_id"
+    rows = f"select prediction_id {LOG} order by event_time, prediction_id"
     with (
         spoilt(
             stores,
@@ -219,8 +220,8 @@ def test_rows_that_break_the_schema_stop_the_run_and_are_shown_without_the_perso
 
 
 def test_a_wrong_clock_is_named_and_stops_nothing(stores):
-    first = f"(select min(prediction_id) from prediction_log where {WHERE})"
-    last = f"(select max(prediction_id) from prediction_log where {WHERE})"
+    first = f"(select min(prediction_id) {LOG})"
+    last = f"(select max(prediction_id) {LOG})"
     with spoilt(
         stores,
         f"update prediction_log set event_time = '2099-01-01' where prediction_id = {first}",
@@ -241,7 +242,7 @@ def test_a_wrong_clock_is_named_and_stops_nothing(stores):
 
 def test_a_label_from_before_its_case_is_named_and_counts_at_once(stores):
     early = "update labels set occurred_at = '2018-01-01', recorded_at = '2018-01-02' where entity_id in "
-    some = f"(select entity_id from prediction_log where {WHERE} and entity_id in (select entity_id from labels) limit 3)"
+    some = f"(select entity_id {LOG} and entity_id in (select entity_id from labels) limit 3)"
     with spoilt(stores, early + some):
         result = run(stores, ["labels"])
         monitored(stores, *DBT)
@@ -256,7 +257,7 @@ def test_a_label_from_before_its_case_is_named_and_counts_at_once(stores):
 
 def test_a_case_that_was_answered_twice_is_counted(stores):
     again = f"""insert into prediction_log by name
-        select * replace (prediction_id || '-again' as prediction_id) from prediction_log where {WHERE} limit 5"""
+        select * replace (prediction_id || '-again' as prediction_id) {LOG} limit 5"""
     with spoilt(stores, again):
         result = run(stores, ["prediction_log"])
     [event] = result.asset_materializations_for_node("prediction_log")
@@ -274,8 +275,7 @@ def altered(stores: Stores, **alarms: Any) -> Stores:
         def case(self):
             return case
 
-    other = Altered(stores.settings)
-    return other
+    return Altered(stores.settings)
 
 
 def test_a_reference_smaller_than_the_policy_asks_judges_nothing(stores):

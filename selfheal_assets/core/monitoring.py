@@ -86,15 +86,15 @@ def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> p
     Returns:
         ``metric``, ``value``, ``unit``, ``reason`` (null exactly where there is a value): volume (rows), mean score,
         positive rate (shares), score entropy (mean binary entropy in bits), missing share over all feature values.
-        Without rows, all but the volume are unknown; so are those of the scores where one is no finite number.
+        Without rows, all but the volume are unknown; so are those of the scores where one is no probability.
     """
     rows = predictions.height
     figures: dict[str, float | None] = dict.fromkeys(_PROXY_UNITS)
     why = "no predictions in this chunk"
     if rows:
         scores = predictions["probability"]
-        lost = rows - int(scores.is_finite().sum())
-        why = f"{lost} of {rows} scores are no finite numbers"
+        lost = rows - int(scores.is_between(0, 1).sum())
+        why = f"{lost} of {rows} scores are no probabilities (missing, or not in 0..1)"
         figures["positive_rate"] = float(predictions["prediction"].to_numpy().mean())
         figures["missing_share"] = sum(_missing(predictions[f.name]) for f in features) / (
             rows * len(features)

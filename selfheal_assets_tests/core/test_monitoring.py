@@ -83,7 +83,7 @@ def test_certain_scores_have_no_entropy():
 def test_a_nan_score_leaves_a_figure_empty():
     frame = proxy_metrics(SCORED.with_columns(probability=pl.Series([math.nan, 0.5])), TWO)
     assert frame.schema == PROXY_SCHEMA
-    lost = "1 of 2 scores are no finite numbers"
+    lost = "1 of 2 scores are no probabilities (missing, or not in 0..1)"
     assert frame["reason"].to_list() == [None, lost, None, lost, None]
     assert dict(frame.select("metric", "value").iter_rows()) == {
         "volume": 2, "mean_score": None, "positive_rate": 0.5, "score_entropy": None, "missing_share": 0.75,

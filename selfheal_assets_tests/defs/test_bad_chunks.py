@@ -157,7 +157,7 @@ def test_scores_that_are_no_numbers_are_counted_and_left_out(stores, bad):
     for statement in (some, every):
         with spoilt(stores, statement):
             found = monitored(stores)
-        assert any("scores are no finite numbers" in r for r in reasons(found["proxy_metrics"]))
+        assert any("scores are no probabilities" in r for r in reasons(found["proxy_metrics"]))
         assert any(
             "scores are no numbers and are left out" in r for r in reasons(found["estimated_performance"])
         )

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.spec import Feature, FeatureType
+from selfheal_assets.core.tables import validated
 from selfheal_assets.settings import prepare_environment
 
 REFERENCE_CHUNKS = 10
@@ -45,11 +46,23 @@ def _chunker(rows: int) -> Any:
 
 
 def _pandas(frame: pl.DataFrame, features: Sequence[Feature]) -> Any:
-    """Pandas frame in the types that NannyML handles: float64 and category."""
+    """Pandas frame in the types that NannyML handles: float64 (infinite counts as missing) and category."""
     return frame.select(
-        pl.col(f.name).cast(pl.Categorical if f.type is FeatureType.category else pl.Float64)
+        pl.col(f.name).cast(pl.Categorical) if f.type is FeatureType.category else _finite(f.name)
         for f in features
     ).to_pandas()
+
+
+def _finite(name: str) -> pl.Expr:
+    """The numbers as floats; what is no finite number is null."""
+    number = pl.col(name).cast(pl.Float64)
+    return pl.when(number.is_finite()).then(number).alias(name)
+
+
+def _known(frame: pl.DataFrame, feature: Feature) -> pl.Series:
+    """The values of a feature that are neither missing nor infinite."""
+    column = pl.col(feature.name) if feature.type is FeatureType.category else _finite(feature.name)
+    return frame.select(column.drop_nulls()).to_series()
 
 
 def _number(value: Any) -> float | None:
@@ -75,6 +88,7 @@ _MULTIVARIATE_SCHEMA = {
     "lower_threshold": pl.Float64,
     "upper_threshold": pl.Float64,
     "alert": pl.Boolean,
+    "reason": pl.String,
 }
 _ESTIMATE_SCHEMA = {
     "metric": pl.String,
@@ -119,7 +133,7 @@ class DriftJudge:
         rows: list[tuple[Any, ...]] = [
             (name, UNIVARIATE_METHOD, None, None, None, why) for name, why in self.unusable.items()
         ]
-        empty = [f.name for f in usable if chunk[f.name].null_count() == chunk.height]
+        empty = [f.name for f in usable if _known(chunk, f).is_empty()]
         with _nannyml():
             result = _judge_one_chunk(self.univariate, _pandas(chunk, usable), "calculate").iloc[0]
         for f in usable:
@@ -129,7 +143,7 @@ class DriftJudge:
             why = "all values are missing in this chunk" if f.name in empty else why
             limit = _number(cell["upper_threshold"])
             rows.append((f.name, UNIVARIATE_METHOD, value, limit, _alert(cell, value), why))
-        return pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row")
+        return validated("univariate_drift", pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row"))
 
     def multivariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Drift of all features together, in the whole chunk.
@@ -150,8 +164,9 @@ class DriftJudge:
                 cell = _judge_one_chunk(calculator, frame, "calculate").iloc[0][column]
                 limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
                 value = _number(cell["value"])
-                rows.append((method, value, *limits, _alert(cell, value)))
-        return pl.DataFrame(rows, schema=_MULTIVARIATE_SCHEMA, orient="row")
+                why = None if value is not None else "NannyML could not compute it"
+                rows.append((method, value, *limits, _alert(cell, value), why))
+        return validated("multivariate_drift", pl.DataFrame(rows, schema=_MULTIVARIATE_SCHEMA, orient="row"))
 
 
 def fit_drift(
@@ -170,7 +185,7 @@ def fit_drift(
     unusable = {
         f.name: "constant or missing in the reference"
         for f in features
-        if reference[f.name].drop_nulls().n_unique() < 2
+        if _known(reference, f).n_unique() < 2
     }
     usable = [f for f in features if f.name not in unusable]
     if not usable:
@@ -227,7 +242,9 @@ class PerformanceJudge:
         left_out = f"{lost} of {chunk.height} scores are no numbers and are left out" if lost else None
         if scored.is_empty():
             blank = [(m, *[None] * 6, left_out) for m in ESTIMATED_METRICS]
-            return pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row")
+            return validated(
+                "estimated_performance", pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row")
+            )
         frame = scored.select("probability", pl.col("prediction").cast(pl.Int64)).to_pandas()
         with _nannyml():
             result = _judge_one_chunk(self.estimator, frame, "estimate").iloc[0]
@@ -239,7 +256,7 @@ class PerformanceJudge:
             limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
             why = "NannyML could not estimate it: one predicted class only" if value is None else left_out
             rows.append((metric, value, *band, *limits, _alert(cell, value), why))
-        return pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row")
+        return validated("estimated_performance", pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row"))
 
 
 def fit_performance(reference: pl.DataFrame) -> PerformanceJudge:

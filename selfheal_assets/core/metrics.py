@@ -1,8 +1,8 @@
-"""Metrics of a binary classifier on known labels, and their uncertainty.
+"""Metrics of a binary classifier's scores on known labels, and DeLong's intervals.
 
 Each takes arrays of equal length: ``label`` (0/1), ``probability`` (0..1), ``flagged`` (bool: probability at
 or above the model's threshold). A metric that is not defined (one class only) raises ``UndefinedMetric``; no
-NaN leaves this module.
+NaN leaves this module. What depends on four counts only is in ``confusion``, other intervals in ``intervals``.
 """
 
 from dataclasses import dataclass
@@ -89,6 +89,50 @@ def roc_auc_difference(
     half = float(norm.ppf(0.5 + confidence / 2) * error)
     value = float(above.mean())
     return Interval(value, value - half, value + half)
+
+
+def average_precision(label: Array, probability: Array) -> float:
+    """Mean precision at each positive, highest score first; tied scores are one step, as in scikit-learn."""
+    _measurable("average precision", label, probability)
+    _both_classes(label, "average precision")
+    _, place = np.unique(-probability, return_inverse=True)
+    hits, all_at = np.bincount(place, weights=label), np.bincount(place)
+    precision = np.cumsum(hits) / np.cumsum(all_at)
+    return float(precision @ hits / hits.sum())
+
+
+def kolmogorov_smirnov(label: Array, probability: Array) -> float:
+    """Largest gap between the two classes' score distributions: the best of (true − false positive rate)."""
+    _measurable("KS", label, probability)
+    _both_classes(label, "KS")
+    _, place = np.unique(probability, return_inverse=True)
+    positives, all_at = np.bincount(place, weights=label), np.bincount(place)
+    negatives = all_at - positives
+    gap = np.cumsum(negatives) / negatives.sum() - np.cumsum(positives) / positives.sum()
+    return float(np.abs(gap).max())
+
+
+def equal_count_bins(probability: Array, bins: int) -> Array:
+    """Bin of each row, 0 to ``bins`` − 1, with about equally many rows in each; tied scores share a bin.
+
+    A bin may be empty where many scores are tied.
+    """
+    _, place, counts = np.unique(probability, return_inverse=True, return_counts=True)
+    # Twice the mid-rank from 0, in whole numbers: no rounding may part what is tied.
+    twice_middle = 2 * np.cumsum(counts) - counts
+    return (twice_middle * bins // (2 * len(probability)))[place]
+
+
+def expected_calibration_error(label: Array, probability: Array, bins: int = 10) -> float:
+    """Mean distance between mean score and share of positives, over equal-count bins weighted by their rows.
+
+    It is above 0 by chance even where the scores are right; its interval says whether 0 is possible.
+
+    Source: Naeini, Cooper and Hauskrecht, AAAI 2015; equal-count bins as in Nixon et al., CVPR workshops 2019.
+    """
+    _measurable("expected calibration error", label, probability)
+    residual = np.bincount(equal_count_bins(probability, bins), weights=probability - label)
+    return float(np.abs(residual).sum() / len(label))
 
 
 def f1_score(label: Array, flagged: Array) -> float:

@@ -11,7 +11,6 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
-from selfheal_assets.core import metrics
 from selfheal_assets.core.spec import AlarmPolicy, Feature
 
 
@@ -52,7 +51,30 @@ def unknown(check: str, reason: str) -> Finding:
     return Finding(check, Status.insufficient, reason)
 
 
-PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String}
+def reference_shortage(policy: AlarmPolicy, rows: int, positives: int | None = None) -> str:
+    """Why a champion's reference of this size judges nothing; empty where it is large enough.
+
+    Args:
+        policy: asks for ``min_rows``, and for ``min_positives`` of each class where labels matter.
+        rows: of the reference.
+        positives: among them; omitted where no label is needed, as for drift.
+    """
+    short = rows < policy.min_rows
+    held, asked = f"{rows} rows", f"min_rows = {policy.min_rows}"
+    if positives is not None:
+        short |= min(positives, rows - positives) < policy.min_positives
+        held += f" with {positives} positives"
+        asked += f" and min_positives = {policy.min_positives} of each class"
+    return f"the champion's reference has {held}; policy.alarms asks for {asked}" if short else ""
+
+
+PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String, "reason": pl.String}
+_PROXY_UNITS = {
+    "mean_score": "probability",
+    "positive_rate": "share",
+    "score_entropy": "bits",
+    "missing_share": "share",
+}
 
 
 def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> pl.DataFrame:
@@ -62,24 +84,33 @@ def proxy_metrics(predictions: pl.DataFrame, features: tuple[Feature, ...]) -> p
         predictions: ``probability`` (f64), ``prediction`` (0/1) and the features.
 
     Returns:
-        ``metric``, ``value``, ``unit``: volume (rows), mean score, positive rate (shares), score entropy (mean
-        binary entropy in bits), missing share over all feature values. A figure is null where a score is NaN.
+        ``metric``, ``value``, ``unit``, ``reason`` (null exactly where there is a value): volume (rows), mean score,
+        positive rate (shares), score entropy (mean binary entropy in bits), missing share over all feature values.
+        Without rows, all but the volume are unknown; so are those of the scores where one is no probability.
     """
     rows = predictions.height
-    figures: list[tuple[str, float, str]] = [("volume", float(rows), "rows")]
+    figures: dict[str, float | None] = dict.fromkeys(_PROXY_UNITS)
+    why = "no predictions in this chunk"
     if rows:
-        p = np.clip(predictions["probability"].to_numpy(), 1e-12, 1 - 1e-12)
-        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-        missing = sum(predictions[f.name].null_count() for f in features) / (rows * len(features))
-        figures += [
-            ("mean_score", float(p.mean()), "probability"),
-            ("positive_rate", float(predictions["prediction"].to_numpy().mean()), "share"),
-            ("score_entropy", float(entropy.mean()), "bits"),
-            ("missing_share", missing, "share"),
-        ]
-    return pl.DataFrame(figures, schema=PROXY_SCHEMA, orient="row").with_columns(
-        pl.col("value").fill_nan(None)
-    )
+        scores = predictions["probability"]
+        lost = rows - int(scores.is_between(0, 1).sum())
+        why = f"{lost} of {rows} scores are no probabilities (missing, or not in 0..1)"
+        figures["positive_rate"] = float(predictions["prediction"].to_numpy().mean())
+        figures["missing_share"] = sum(_missing(predictions[f.name]) for f in features) / (
+            rows * len(features)
+        )
+        if not lost:
+            p = np.clip(scores.to_numpy(), 1e-12, 1 - 1e-12)
+            figures["mean_score"] = float(scores.to_numpy().mean())
+            figures["score_entropy"] = float(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)).mean())
+    table = [("volume", float(rows), "rows", None)]
+    table += [(m, figures[m], unit, why if figures[m] is None else None) for m, unit in _PROXY_UNITS.items()]
+    return pl.DataFrame(table, schema=PROXY_SCHEMA, orient="row")
+
+
+def _missing(values: pl.Series) -> int:
+    """Empty values; of numbers NaN too, which is no value either."""
+    return values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
 
 
 def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:
@@ -160,51 +191,16 @@ def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
     )
 
 
-REALIZED_SCHEMA = {
-    "metric": pl.String,
-    "value": pl.Float64,
-    "lower": pl.Float64,
-    "upper": pl.Float64,
-    "rows": pl.Int64,
-    "positives": pl.Int64,
-    "status": pl.String,
-    "reason": pl.String,
-}
-
-
-def realized_performance(
-    label: np.ndarray, probability: np.ndarray, flagged: np.ndarray, policy: AlarmPolicy
-) -> pl.DataFrame:
-    """Metrics on matured labels: one row per metric; one that cannot be computed is a row with its reason."""
-    rows, positives = len(label), int(label.sum())
-
-    def row(metric: str, compute) -> tuple:
-        try:
-            if rows < policy.min_rows or positives < policy.min_positives:
-                raise metrics.UndefinedMetric(
-                    f"{rows} matured labels with {positives} positives; the policy asks for "
-                    f"{policy.min_rows} and {policy.min_positives}"
-                )
-            found = compute()
-        except metrics.UndefinedMetric as error:
-            return (metric, None, None, None, rows, positives, Status.insufficient.value, str(error))
-        interval = found if isinstance(found, metrics.Interval) else metrics.Interval(found, found, found)
-        band = (None, None) if found is not interval else (interval.lower, interval.upper)
-        return (metric, interval.value, *band, rows, positives, Status.passed.value, None)
-
-    figures = [
-        row("roc_auc", lambda: metrics.roc_auc_interval(label, probability)),
-        row("f1", lambda: metrics.f1_score(label, flagged)),
-        row("brier", lambda: metrics.brier_score(label, probability)),
-        row("expected_over_observed", lambda: metrics.expected_over_observed(label, probability)),
-    ]
-    return pl.DataFrame(figures, schema=REALIZED_SCHEMA, orient="row")
-
-
 def realized_finding(realized: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
-    """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's."""
+    """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's.
+
+    Args:
+        realized: as ``core.realized`` returns it.
+        reference_auc: ROC AUC on the champion's reference.
+        policy: how far below is too far.
+    """
     check = "realized_performance_holds"
-    auc = realized.filter(pl.col("metric") == "roc_auc")
+    auc = realized.filter(pl.col("metric") == "roc_auc", pl.col("segment") == "all")
     if auc.is_empty():
         return unknown(check, "no matured cohort among the champion's predictions yet")
     row = auc.row(0, named=True)

@@ -27,6 +27,7 @@ DATE_FORMATS = (
 )
 FINITE = "must be a finite number"
 EMPTY = "is empty, but must have a value"
+PERSONAL = "a personal value, not shown,"
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,15 @@ def _problems(error: "SchemaErrors", features: Sequence[Feature], first_row: int
     """One problem per value: NaN breaks every bound too, but the first rule says it best."""
     failures = error.failure_cases.unique(["column", "index"], keep="first", maintain_order=True)
     quoted = {f.name for f in features if f.type is FeatureType.category}
+    personal = {f.name for f in features if f.personal}
+
+    def shown(column: str, value: str) -> str:
+        if column in personal and value != "NaN":
+            return PERSONAL
+        return f"'{value}'" if column in quoted else value
+
     return [
-        Problem(column, row + first_row, _rule(f"'{value}'" if column in quoted else value, check))
+        Problem(column, row + first_row, _rule(shown(column, value), check))
         for column, row, value, check in failures.sort("index", maintain_order=True)
         .select("column", "index", "failure_case", "check")
         .iter_rows()
@@ -157,7 +165,7 @@ def parse_cases(
     require_columns(raw, [f.name for f in features], what)
     parsed, problems = {}, []
     for f in features:
-        parsed[f.name], wrong = _parse(raw[f.name], f.type, first_row)
+        parsed[f.name], wrong = _parse(raw[f.name], f, first_row)
         problems += wrong
     if problems:
         raise InvalidRows(what, sorted(problems, key=_by_row))
@@ -170,22 +178,23 @@ def _by_row(problem: Problem) -> int:
     return -1 if problem.row is None else problem.row
 
 
-def _parse(column: pl.Series, kind: FeatureType, first_row: int) -> tuple[pl.Series, list[Problem]]:
+def _parse(column: pl.Series, feature: Feature, first_row: int) -> tuple[pl.Series, list[Problem]]:
     """The column in its feature's type, and what could not be cast."""
+    kind, personal = feature.type, feature.personal
     if kind is FeatureType.category:
-        return _text(column), control_characters(column, first_row)
+        return _text(column), control_characters(column, first_row, personal)
     if not (column.dtype.is_numeric() or column.dtype in (pl.String, pl.Categorical, pl.Boolean, pl.Null)):
         return column, [Problem(column.name, None, f"holds {column.dtype} values, not numbers")]
     column = column.cast(pl.String) if column.dtype == pl.Categorical else column
     given = _text(column) if column.dtype == pl.String else column
     number = given.cast(pl.Float64, strict=False)
     if kind is FeatureType.number:
-        return number, unreadable(column, given, number, "a number", first_row)
+        return number, unreadable(column, given, number, "a number", first_row, personal)
     whole = given.cast(pl.Int64, strict=False)
     # Tables written by pandas hold '2.0' where an integer column has gaps.
     whole = whole.zip_with(whole.is_not_null(), number.cast(pl.Int64, strict=False))
     exact = whole.zip_with((number == number.floor()).fill_null(False), pl.Series([None], dtype=pl.Int64))
-    return exact, unreadable(column, given, exact, "an integer", first_row)
+    return exact, unreadable(column, given, exact, "an integer", first_row, personal)
 
 
 def _text(column: pl.Series) -> pl.Series:
@@ -193,26 +202,42 @@ def _text(column: pl.Series) -> pl.Series:
     return stripped.replace("", None)
 
 
+def _quoted(value: object, personal: bool) -> str:
+    return PERSONAL if personal else repr(value)
+
+
 def unreadable(
-    column: pl.Series, given: pl.Series, parsed: pl.Series, kind: str, first_row: int
+    column: pl.Series,
+    given: pl.Series,
+    parsed: pl.Series,
+    kind: str,
+    first_row: int,
+    personal: bool = False,
 ) -> list[Problem]:
-    """One problem per row where a value was given and could not be read."""
+    """One problem per row where a value was given and could not be read; what is personal is not quoted."""
     rows = (given.is_not_null() & parsed.is_null()).arg_true()
     values = column.gather(rows)
     return [
-        Problem(column.name, row + first_row, f"{value!r} is not {kind}")
+        Problem(column.name, row + first_row, f"{_quoted(value, personal)} is not {kind}")
         for row, value in zip(rows, values, strict=True)
     ]
 
 
-def control_characters(column: pl.Series, first_row: int) -> list[Problem]:
-    """One problem per text with a character that no file, page or key could show, such as NUL."""
+def control_characters(column: pl.Series, first_row: int, personal: bool = False) -> list[Problem]:
+    """One problem per text with a character that no file, page or key could show, such as NUL.
+
+    What is personal is not quoted.
+    """
     if column.dtype not in (pl.String, pl.Categorical):
         return []
     text = column.cast(pl.String)
     rows = text.str.contains(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]").fill_null(False).arg_true()
     return [
-        Problem(column.name, row + first_row, f"{text[row]!r} holds a control character: remove it")
+        Problem(
+            column.name,
+            row + first_row,
+            f"{_quoted(text[row], personal)} holds a control character: remove it",
+        )
         for row in rows
     ]
 

@@ -55,7 +55,8 @@ class Feature(Spec):
 
     ``min`` and ``max`` bound numbers and integers; ``values`` lists what a category may hold (open when
     omitted). ``known_at`` says when the value is known: only what is known at application time may be used.
-    ``reason`` is how a client is told that this feature raised a score.
+    ``reason`` is how a client is told that this feature raised a score. A value that is ``personal`` is shown in no
+    message, check or sample of rows.
     """
 
     name: Name
@@ -67,6 +68,7 @@ class Feature(Spec):
     known_at: Literal["application", "outcome"] = "application"
     description: str = ""
     reason: str = ""
+    personal: bool = False
 
     @field_validator("values")
     @classmethod
@@ -316,10 +318,15 @@ class Costs(Spec):
     """
 
     missed_positive: Annotated[float, Field(ge=0)]
-    refused_good: Annotated[float, Field(ge=0)]
+    refused_good: Annotated[float, Field(ge=0)] = 0.0
     caught_positive: float = 0.0
     accepted_good: float = 0.0
     currency: Text = "units"
+
+    @property
+    def worth(self) -> tuple[float, float, float, float]:
+        """Of a true positive, a false positive, a false negative and a true negative."""
+        return self.caught_positive, -self.refused_good, -self.missed_positive, self.accepted_good
 
 
 class HarmAlarms(Spec):
@@ -388,6 +395,20 @@ class DriftFigures(Spec):
         if bands[0] >= bands[1]:
             raise ValueError(f"{list(bands)} must ascend: 'watch' begins below 'moved'")
         return bands
+
+
+class RealizedFigures(Spec):
+    """How the metrics on matured labels are computed.
+
+    ``confidence`` is of each two-sided interval, ``resamples`` those of a bootstrap, ``calibration_bins`` the
+    equal-count bins of the calibration error. ``half_width`` is the precision that is wanted of a metric between 0
+    and 1: each figure says how many rows it would take.
+    """
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    half_width: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 1000
+    calibration_bins: Annotated[int, Field(ge=2, le=100)] = 10
 
 
 class Policy(Spec):

@@ -84,12 +84,21 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         multivariate=stores.load_chunk("multivariate_drift", chunk.start),
         estimates=stores.load_chunk("estimated_performance", chunk.start),
         cohort_evidence=stores.load_chunk("partial_label_evidence", chunk.start),
-        realized=stores.load_chunk("realized_performance", chunk.start),
+        realized=_whole(stores.load_chunk("realized_performance", chunk.start)),
         reference_features=profile.reference if profile else pl.DataFrame(),
         analysis_features=rows,
         outcome=stores.case.label.outcome,
         period=stores.case.monitoring.chunk,
         least_drift=stores.case.policy.alarms.jensen_shannon,
+    )
+
+
+def _whole(realized: pl.DataFrame) -> pl.DataFrame:
+    """Figures of all cases, without those of the segments; rows of a table from before it had segments are whole."""
+    return (
+        realized.filter(pl.col("segment").fill_null("all") == "all")
+        if "segment" in realized.columns
+        else realized
     )
 
 
@@ -107,7 +116,7 @@ def _health_row(stores: Stores, chunk: Chunk, findings: list[Finding]) -> pl.Dat
     )
     profile, rows = served(stores, chunk)
     estimates = stores.load_chunk("estimated_performance", chunk.start)
-    realized = stores.load_chunk("realized_performance", chunk.start)
+    realized = _whole(stores.load_chunk("realized_performance", chunk.start))
     cohorts = stores.load_chunk("partial_label_evidence", chunk.start)
     known = stores.warehouse.query(
         "select count(*) as n from labels_as_of(cast(? as timestamp)) semi join prediction_log using (entity_id)",

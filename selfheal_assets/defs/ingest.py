@@ -1,9 +1,12 @@
 """Ingest: what the service logged and which labels arrived, brought into the warehouse once."""
 
 import dagster as dg
+import polars as pl
 
 from selfheal_assets.core import schemas
-from selfheal_assets.defs.resources import Context, StoresParam, chunk_of
+from selfheal_assets.core.failing_rows import failing_rows
+from selfheal_assets.core.periods import midnight
+from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.stores import label_ledger, label_status, log_ingestion
 
 GROUP = "ingest"
@@ -17,35 +20,51 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         group_name=GROUP,
         kinds={"duckdb"},
         partitions_def=partitions,
-        check_specs=[dg.AssetCheckSpec("schema_is_valid", asset="prediction_log", blocking=True)],
+        check_specs=[
+            dg.AssetCheckSpec("schema_is_valid", asset="prediction_log", blocking=True),
+            dg.AssetCheckSpec("event_times_are_plausible", asset="prediction_log"),
+        ],
     )
     def ingest_predictions(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Every answer of the prediction service, ingested from its log exactly once.
 
-        A failure means that a logged row breaks the use case's schema: nothing after it can be trusted.
+        A failed schema_is_valid means that a logged row breaks the use case's schema: nothing after it can be
+        trusted. A failed event_times_are_plausible names rows that no chunk holds, so that nobody judges them.
         """
         chunk, case = chunk_of(context, stores.case), stores.case
         done = log_ingestion.ingest(stores.warehouse, case, stores.settings.prediction_log)
         features = ", ".join(f'"{name}"' for name in case.feature_names)
         rows = stores.warehouse.query(
-            f"""select {features} from prediction_log
-                where role = 'champion' and event_time >= ? and event_time < ?""",
+            f"""select prediction_id, entity_id, event_time, {features} from prediction_log
+                where role = 'champion' and event_time >= ? and event_time < ?
+                order by event_time, prediction_id""",
             [chunk.start, chunk.end],
         )
-        check = _schema_check(rows, case.features, f"prediction_log of {chunk.label}")
         metadata = {
             "rows_in_chunk": rows.height,
+            "entities_answered_again": rows.height - rows["entity_id"].n_unique(),
             "rows_added": done.rows_added,
             "segments_read": done.segments,
             "torn_bytes_skipped": done.torn_bytes,
         }
-        return dg.MaterializeResult(metadata=metadata, check_results=[check])
+        checks = [
+            _schema_check(rows, case.features, f"prediction_log of {chunk.label}"),
+            _clock_check(stores, chunk),
+        ]
+        return dg.MaterializeResult(metadata=metadata, check_results=checks)
 
-    @dg.asset(name="labels", group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions)
+    @dg.asset(
+        name="labels",
+        group_name=GROUP,
+        kinds={"duckdb"},
+        partitions_def=partitions,
+        check_specs=[dg.AssetCheckSpec("label_times_are_plausible", asset="labels")],
+    )
     def ingest_labels(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """The label ledger: what became true when, and when we learned it; a correction is a new row.
 
-        Rows that cannot be read are in ``labels/rejected`` with their reason.
+        Rows that cannot be read are in ``labels/rejected`` with their reason. A failed label_times_are_plausible
+        names labels that were known before their case had happened.
         """
         chunk = chunk_of(context, stores.case)
         done = label_ledger.ingest(stores.warehouse, stores.settings.label_landing)
@@ -63,17 +82,75 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
                 "rows_added": done.rows_added,
                 "rows_rejected": done.rows_rejected,
                 "files_rejected": done.files_rejected,
-            }
+            },
+            check_results=[_label_clock_check(stores, chunk)],
         )
 
     return [ingest_predictions, ingest_labels]
 
 
-def _schema_check(rows, features, what: str) -> dg.AssetCheckResult:
+def _schema_check(rows: pl.DataFrame, features, what: str) -> dg.AssetCheckResult:
     try:
         schemas.validate_cases(rows, features, what)
     except schemas.InvalidRows as error:
-        return dg.AssetCheckResult(check_name="schema_is_valid", passed=False, description=str(error))
+        sample = failing_rows(rows, error, features)
+        metadata = {
+            "failing_rows": dg.MetadataValue.int(len({p.row for p in error.problems})),
+            "sample": table_metadata(sample),
+        }
+        return dg.AssetCheckResult(
+            check_name="schema_is_valid", passed=False, description=str(error), metadata=metadata
+        )
     return dg.AssetCheckResult(
         check_name="schema_is_valid", passed=True, description=f"{rows.height} rows are valid"
+    )
+
+
+def _clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
+    """Champions' rows with an event time before go-live, or later than now: a clock or a time zone is wrong."""
+    live, now = midnight(stores.case.go_live), max(stores.settings.now(), chunk.end)
+    wrong = stores.warehouse.query(
+        """select prediction_id, event_time, predicted_at,
+               case when event_time < ? then 'before go_live' else 'in the future' end as event_time_is
+           from prediction_log where role = 'champion' and (event_time < ? or event_time >= ?)
+           order by predicted_at desc, prediction_id""",
+        [live, live, now],
+    )
+    said = f"before go_live {live:%Y-%m-%d} or after {now:%Y-%m-%d %H:%M}"
+    return _plausible(
+        "event_times_are_plausible",
+        wrong,
+        f"{wrong.height} logged rows happened {said}, so no chunk judges them: look at the clock of who sent them",
+        f"no logged row happened {said}",
+    )
+
+
+def _label_clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
+    """Labels known at the chunk's end that were recorded before their case happened. They count, with age 0."""
+    wrong = stores.warehouse.query(
+        """select p.prediction_id, p.event_time, l.recorded_at, l.source
+           from labels_as_of(cast(? as timestamp)) l join prediction_log p using (entity_id)
+           where p.role = 'champion' and l.recorded_at < p.event_time
+           order by l.recorded_at desc, p.prediction_id""",
+        [chunk.end],
+    )
+    return _plausible(
+        "label_times_are_plausible",
+        wrong,
+        f"{wrong.height} labels were recorded before their case happened; they count as known at once (age 0): look "
+        "at the clock of their source, and for ids that were given to two cases",
+        "no label was recorded before its case happened",
+    )
+
+
+def _plausible(check: str, wrong: pl.DataFrame, bad: str, good: str) -> dg.AssetCheckResult:
+    """A check that warns, with a sample of what it found."""
+    passed = wrong.is_empty()
+    return dg.AssetCheckResult(
+        check_name=check,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=good if passed else bad,
+        metadata={"rows": wrong.height}
+        | ({} if passed else {"sample": table_metadata(wrong, schemas.SHOWN)}),
     )

@@ -8,9 +8,10 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core import maturity, monitoring
+from selfheal_assets.core import maturity, monitoring, realized
 from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.periods import shift_chunks
+from selfheal_assets.core.spec import AlarmPolicy
 from selfheal_assets.defs.resources import (
     ChampionProfile,
     Chunk,
@@ -21,6 +22,7 @@ from selfheal_assets.defs.resources import (
     chunk_of,
     table_metadata,
 )
+from selfheal_assets.nannyml_bridge import ESTIMATED_METRICS, MULTIVARIATE_METHOD, UNIVARIATE_METHOD
 from selfheal_assets.stores import cases, chunks
 
 GROUP = "monitor"
@@ -37,10 +39,15 @@ def served(stores: Stores, chunk: Chunk) -> tuple[ChampionProfile | None, pl.Dat
     return stores.profile(version), rows
 
 
-def too_few(rows: int, stores: Stores) -> str:
-    """Why a chunk of this size says nothing; empty where it is large enough."""
-    need = stores.case.policy.alarms.min_rows
-    return f"{rows} predictions in this chunk; alarms.min_rows asks for {need}" if rows < need else ""
+def cannot_judge(
+    stores: Stores, profile: ChampionProfile | None, rows: pl.DataFrame, by_labels: bool = False
+) -> str:
+    """Why the chunk, or the reference it is held against, says nothing; empty where both are large enough."""
+    policy = stores.case.policy.alarms
+    if profile is None or rows.height < policy.min_rows:
+        return f"{rows.height} predictions in this chunk; alarms.min_rows asks for {policy.min_rows}"
+    positives = profile.positives if by_labels else None
+    return monitoring.reference_shortage(policy, profile.reference.height, positives)
 
 
 def save(stores: Stores, table: str, chunk: Chunk, frame: pl.DataFrame) -> dict[str, dg.MetadataValue]:
@@ -80,11 +87,14 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         """Jensen–Shannon distance of each feature between the champion's reference and this chunk (NannyML)."""
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
-        why = too_few(rows.height, stores)
+        why = cannot_judge(stores, profile, rows)
         if profile is None or why:
             names = [f.name for f in stores.case.features]
             blank = [None] * len(names)
-            frame = pl.DataFrame({"feature": names, "value": blank, "reason": [why] * len(names)})
+            methods = [UNIVARIATE_METHOD] * len(names)
+            frame = pl.DataFrame(
+                {"feature": names, "method": methods, "value": blank, "reason": [why] * len(names)}
+            )
         else:
             frame = profile.drift.univariate_drift(rows)
         frame = _shaped(frame, ["feature", "method"], ["value", "threshold"])
@@ -100,9 +110,9 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         """PCA reconstruction error of the chunk: have the relations between the features changed (NannyML)?"""
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
-        why = too_few(rows.height, stores)
+        why = cannot_judge(stores, profile, rows)
         if profile is None or why:
-            frame = pl.DataFrame({"method": [None], "reason": [why]})
+            frame = pl.DataFrame({"method": [MULTIVARIATE_METHOD], "reason": [why]})
         else:
             frame = profile.drift.multivariate_drift(rows)
         frame = _shaped(frame, ["method"], ["value", "lower_threshold", "upper_threshold"])
@@ -123,9 +133,9 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         """
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
-        why = too_few(rows.height, stores)
-        if profile is None or why:
-            frame = pl.DataFrame({"metric": [None], "reason": [why]})
+        why = cannot_judge(stores, profile, rows, by_labels=True)
+        if profile is None or profile.reference_auc is None or why:
+            frame = pl.DataFrame({"metric": ESTIMATED_METRICS, "reason": [why] * len(ESTIMATED_METRICS)})
             finding = monitoring.unknown("estimated_performance_holds", why)
         else:
             frame = profile.performance.estimate(rows)
@@ -152,10 +162,12 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         profile, _ = served(stores, chunk)
         check = "calibration_holds"
         if profile is None:
-            frame, finding = pl.DataFrame({"cohort": [None]}), monitoring.unknown(check, "no predictions")
+            why = "no predictions in this chunk"
+            frame = pl.DataFrame({"cohort": [None], "reason": [why]})
+            finding = monitoring.unknown(check, why)
         else:
             frame = _cohort_evidence(stores, chunk, profile)
-            finding = monitoring.calibration_finding(frame, stores.case.policy.alarms)
+            finding = _calibration_finding(frame, stores.case.policy.alarms)
         numbers = ["rows", "mean_age_days", "share_known", "expected", "observed", "variance"]
         frame = _shaped(frame.with_columns(pl.col("cohort").cast(pl.Datetime("us"))), [], numbers)
         metadata = save(stores, "partial_label_evidence", chunk, frame)
@@ -206,8 +218,16 @@ def _cohort_evidence(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> 
     since = shift_chunks(chunk.start, monitored.chunk, 1 - monitored.lookback)
     rows = chunks.labelled_predictions(stores.warehouse, since, chunk.end)
     rows = rows.with_columns(probability=pl.Series(profile.bundle.score(rows)))
+    if rows.is_empty():
+        return pl.DataFrame({"cohort": [None], "reason": [f"{LABELLED} holds no case: build the dbt models"]})
     curve = cases.timing_curve(stores.warehouse, stores.case, chunk.end)
     return maturity.cohort_evidence(rows, curve)
+
+
+def _calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
+    if "reason" in cohorts.columns:
+        return monitoring.unknown("calibration_holds", cohorts["reason"][0])
+    return monitoring.calibration_finding(cohorts, policy)
 
 
 def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> tuple[pl.DataFrame, Finding]:
@@ -218,18 +238,27 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
     end = shift_chunks(start, case.monitoring.chunk, 1)
     rows = chunks.labelled_predictions(stores.warehouse, start, end)
     rows = rows.filter(pl.col("is_mature") & pl.col("label").is_not_null())
-    label = rows["label"].to_numpy().astype(np.int8)
-    flagged = rows["prediction"].to_numpy() == 1
-    as_served = monitoring.realized_performance(label, rows["probability"].to_numpy(), flagged, policy)
+    seed = case.training.seed
+    as_served = realized.realized_by_segment(
+        rows.with_columns(flagged=pl.col("prediction") == 1), case.segments, policy, seed=seed
+    )
     parts = [as_served.with_columns(scored_by=pl.lit("served"))]
     if profile is None:
         finding = monitoring.unknown("realized_performance_holds", "no predictions in this chunk")
     else:
         p = profile.bundle.score(rows)
-        today = monitoring.realized_performance(label, p, p >= profile.bundle.threshold, policy)
+        scored = rows.with_columns(probability=pl.Series(p), flagged=pl.Series(p >= profile.bundle.threshold))
+        today = realized.realized_by_segment(scored, case.segments, policy, seed=seed)
         parts.append(today.with_columns(scored_by=pl.lit("champion")))
-        finding = monitoring.realized_finding(today, profile.reference_auc, policy)
+        finding = _realized_finding(today, profile, policy)
     return pl.concat(parts).with_columns(cohort=pl.lit(start).cast(pl.Datetime("us"))), finding
+
+
+def _realized_finding(today: pl.DataFrame, profile: ChampionProfile, policy: AlarmPolicy) -> Finding:
+    short = monitoring.reference_shortage(policy, profile.reference.height, profile.positives)
+    if short or profile.reference_auc is None:
+        return monitoring.unknown("realized_performance_holds", short)
+    return monitoring.realized_finding(today, profile.reference_auc, policy)
 
 
 def _chunks_in_horizon(case) -> int:

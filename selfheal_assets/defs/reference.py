@@ -45,6 +45,7 @@ def reference_data(context: Context, stores: StoresParam) -> dg.MaterializeResul
     champion = stores.registry.load_champion()
     window = champion[1].reference if champion else configured_window(stores, as_of_of(context, stores))
     frozen = freeze_reference(stores.warehouse, stores.case, window)
+    personal = [f.name for f in stores.case.features if f.personal]
     return dg.MaterializeResult(
         metadata={
             "rows": frozen.frame.height,
@@ -53,7 +54,7 @@ def reference_data(context: Context, stores: StoresParam) -> dg.MaterializeResul
             "champion": champion[0] if champion else "none yet",
             "fingerprint": frozen.fingerprint,
             "changed": frozen.changed,
-            "sample": table_metadata(frozen.frame.drop("entity_id"), rows=5),
+            "sample": table_metadata(frozen.frame.drop("entity_id", *personal), rows=5),
         },
         data_version=dg.DataVersion(frozen.fingerprint),
     )

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from selfheal_assets.core import metrics
+from selfheal_assets.core import metrics, tables
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
@@ -33,8 +34,14 @@ class ChampionProfile:
     bundle: Bundle
     reference: pl.DataFrame
     reference_fingerprint: str
-    reference_auc: float
+    reference_auc: float | None
+    """ROC AUC on the reference; ``None`` where that holds one class only."""
     domain_classifier: bool = False
+
+    @cached_property
+    def positives(self) -> int:
+        """Positives of the reference."""
+        return int(self.reference["label"].sum())
 
     @cached_property
     def drift(self) -> DriftJudge:
@@ -83,19 +90,31 @@ class Stores:
                 probability=pl.Series(probability),
                 prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
             )
-            auc = metrics.roc_auc(scored["label"].to_numpy(), probability)
+            label = scored["label"].to_numpy()
+            auc = metrics.roc_auc(label, probability) if scored["label"].n_unique() == 2 else None
             self._profiles[version] = ChampionProfile(
                 version, bundle, scored, frozen.fingerprint, auc, self.case.monitoring.domain_classifier
             )
         return self._profiles[version]
 
-    def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame) -> None:
-        """Replace a chunk's rows of a monitoring table."""
-        self.warehouse.replace(
-            table,
-            frame.select(pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all()),
-            {"chunk": chunk},
+    def save_table(self, table: str, frame: pl.DataFrame, where: dict[str, Any]) -> None:
+        """Replace the rows of a declared table that match ``where``: the one place where figures are saved.
+
+        Raises:
+            InvalidTable: the frame is not as ``core.tables`` declares; nothing is saved.
+        """
+        self.warehouse.replace(table, tables.validated(table, frame), where)
+
+    def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame, **where: str) -> None:
+        """Replace a chunk's rows of a declared table, those that also match ``where``, if it is given.
+
+        Raises:
+            InvalidTable: the frame is not as ``core.tables`` declares; nothing is saved.
+        """
+        rows = tables.validated(table, frame).select(
+            pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all()
         )
+        self.warehouse.replace(table, rows, {"chunk": chunk, **where})
 
     def load_chunk(self, table: str, chunk: datetime) -> pl.DataFrame:
         """A chunk's rows of a monitoring table; empty where there are none."""
@@ -105,9 +124,7 @@ class Stores:
 
     def save_finding(self, chunk: datetime, finding: Finding) -> None:
         """Keep what a check found in a chunk."""
-        frame = finding_frame([finding])
-        row = frame.select(pl.lit(chunk).cast(pl.Datetime("us")).alias("chunk"), pl.all())
-        self.warehouse.replace("findings", row, {"chunk": chunk, "check": finding.check})
+        self.save_chunk("findings", chunk, finding_frame([finding]), check=finding.check)
 
     def load_findings(self, chunk: datetime) -> list[Finding]:
         """What the chunk's checks found."""

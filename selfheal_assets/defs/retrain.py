@@ -81,17 +81,8 @@ def shadow_models(
     fitted = {f"validation_log_loss.{k}": v for k, v in losses.items() if v != float("inf")}
     run_id = mlflow_run.active_run().info.run_id
     version = stores.registry.register(bundle, fitted, run_id)
-    table = pl.DataFrame(
-        {
-            "candidate": [c.name for c in family],
-            "trained_from": [c.fit_from for c in family],
-            "validation_log_loss": [
-                None if losses[c.name] == float("inf") else losses[c.name] for c in family
-            ],
-            "chosen": [c is chosen for c in family],
-        }
-    ).with_columns(as_of=pl.lit(as_of), version=pl.lit(version))
-    stores.warehouse.replace("shadow_models", table, {"as_of": as_of})
+    table = _family_table(family, losses, chosen, as_of, version, case.training.folds)
+    stores.save_table("shadow_models", table, {"as_of": as_of})
     return dg.MaterializeResult(
         metadata={
             "version": version,
@@ -103,6 +94,28 @@ def shadow_models(
         },
         data_version=dg.DataVersion(bundle.fingerprint),
     )
+
+
+def _family_table(family, losses, chosen, as_of, version: int, folds: int) -> pl.DataFrame:
+    """The candidates in rows: what each lost on the validation months, or why that could not be measured."""
+    why = f"fewer than {folds} positives (training.folds) before the validation months, or no case in them"
+    unmeasured = [losses[c.name] == float("inf") for c in family]
+    return pl.DataFrame(
+        {
+            "candidate": [c.name for c in family],
+            "trained_from": [c.fit_from for c in family],
+            "validation_log_loss": [
+                None if blank else losses[c.name] for c, blank in zip(family, unmeasured, strict=True)
+            ],
+            "reason": [why if blank else None for blank in unmeasured],
+            "chosen": [c is chosen for c in family],
+        },
+        schema_overrides={
+            "trained_from": pl.Datetime("us"),
+            "validation_log_loss": pl.Float64,
+            "reason": pl.String,
+        },
+    ).with_columns(as_of=pl.lit(as_of).cast(pl.Datetime("us")), version=pl.lit(version, dtype=pl.Int64))
 
 
 def challenger_of(stores: Stores) -> tuple[int, Bundle]:
@@ -147,7 +160,7 @@ def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeRe
     elif not champion:
         compared = _alone(rows, challenger)
     table = _comparison_table(compared, window.as_of, champion[0] if champion else None, version)
-    stores.warehouse.replace("shadow_evaluation", table, {"challenger": version})
+    stores.save_table("shadow_evaluation", table, {"challenger": version})
     return dg.MaterializeResult(
         metadata={
             "challenger": version,

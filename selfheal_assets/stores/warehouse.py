@@ -205,15 +205,31 @@ def replace_rows(
     frame: pl.DataFrame,
     where: dict[str, Any] | None = None,
 ) -> None:
-    """Delete what matches ``where``, insert ``frame``: within the caller's transaction."""
+    """Delete what matches ``where``, insert ``frame``: within the caller's transaction.
+
+    Columns that the table does not have yet (it was made by an earlier version) are added, null in the rows it holds.
+    """
     connection.register("incoming", frame.to_arrow())
     try:
         columns = ", ".join(f'"{c}"' for c in frame.columns)
         if not has_table(connection, table):
             connection.execute(f"create table {table} as select {columns} from incoming")
             return
+        for name, dtype in _missing_columns(connection, table):
+            connection.execute(f'alter table {table} add column "{name}" {dtype}')
         clause = " and ".join(f'"{c}" = ?' for c in where or {}) or "true"
         connection.execute(f"delete from {table} where {clause}", list((where or {}).values()))
         connection.execute(f"insert into {table} ({columns}) select {columns} from incoming")
     finally:
         connection.unregister("incoming")
+
+
+def _missing_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
+    """Names and types of the columns that ``incoming`` has and ``table`` has not."""
+    return connection.execute(
+        """select column_name, column_type from (describe incoming)
+           where column_name not in (
+               select column_name from information_schema.columns
+               where table_schema = 'main' and table_name = ?)""",
+        [table],
+    ).fetchall()

@@ -160,7 +160,12 @@ def evidently(folder: Path, rows: int) -> tuple[Clock, pl.DataFrame]:
     ran = Report([ValueDrift(column=c, method="jensenshannon") for c in columns]).run(new, old)
     values = [m["value"] for m in ran.dict()["metrics"]]
     clock.done("figures")
-    found = {"chunk": "all", "feature": columns, "method": "jensen_shannon", "value": [float(v) for v in values]}
+    found = {
+        "chunk": "all",
+        "feature": columns,
+        "method": "jensen_shannon",
+        "value": [float(v) for v in values],
+    }
     return clock, pl.DataFrame(found)
 
 

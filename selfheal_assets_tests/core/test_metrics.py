@@ -30,6 +30,40 @@ def test_values_are_those_of_scikit_learn(seed, decimals):
     assert metrics.brier_score(label, p) == pytest.approx(sk.brier_score_loss(label, p), abs=1e-12)
     inside = np.clip(p, 0.01, 0.99)
     assert metrics.log_loss(label, inside) == pytest.approx(sk.log_loss(label, inside), abs=1e-12)
+    assert metrics.average_precision(label, p) == pytest.approx(
+        sk.average_precision_score(label, p), abs=1e-12
+    )
+    false, true, _ = sk.roc_curve(label, p, drop_intermediate=False)
+    assert metrics.kolmogorov_smirnov(label, p) == pytest.approx(np.abs(true - false).max(), abs=1e-12)
+
+
+def test_average_precision_by_hand():
+    label, p = np.array([1, 0, 1, 1, 0]), np.array([0.9, 0.8, 0.8, 0.3, 0.1])
+    assert metrics.average_precision(label, p) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+
+
+def test_equal_count_bins_hold_equally_many_and_never_part_ties():
+    assert metrics.equal_count_bins(np.arange(8) / 8, 4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert metrics.equal_count_bins(np.arange(8)[::-1] / 8, 4).tolist() == [3, 3, 2, 2, 1, 1, 0, 0]
+    assert metrics.equal_count_bins(np.array([0.1, 0.2, 0.2, 0.2, 0.3, 0.4]), 3).tolist() == [
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+    ]
+    assert len(set(metrics.equal_count_bins(np.full(9, 0.5), 10).tolist())) == 1
+    for bins in (7, 10):
+        counts = np.bincount(metrics.equal_count_bins(np.random.default_rng(0).uniform(size=1003), bins))
+        assert set(counts.tolist()) <= {1003 // bins, 1003 // bins + 1}
+
+
+def test_expected_calibration_error_by_hand():
+    # Two bins of two: means 0.15 and 0.75, shares 0.5 and 0.5.
+    label, p = np.array([1, 0, 1, 0]), np.array([0.1, 0.2, 0.7, 0.8])
+    assert metrics.expected_calibration_error(label, p, 2) == pytest.approx((0.35 + 0.25) / 2)
+    assert metrics.expected_calibration_error(label, p, 1) == pytest.approx(0.05)
 
 
 def test_log_loss_of_a_certain_error_is_large_but_finite():
@@ -118,6 +152,8 @@ def test_paired_delong_interval_covers_a_difference_of_correlated_models():
         metrics.roc_auc,
         metrics.roc_auc_interval,
         lambda label, p: metrics.roc_auc_difference(label, p, p),
+        metrics.average_precision,
+        metrics.kolmogorov_smirnov,
     ],
 )
 def test_ranking_metrics_of_one_class_are_undefined(metric, label):
@@ -136,6 +172,9 @@ def test_expected_over_observed_without_a_positive_is_undefined():
 
 
 OF_LABEL_AND_SCORE = [
+    metrics.average_precision,
+    metrics.kolmogorov_smirnov,
+    metrics.expected_calibration_error,
     metrics.roc_auc,
     metrics.roc_auc_interval,
     metrics.brier_score,

@@ -18,9 +18,9 @@ from selfheal_assets.core.monitoring import (
     health,
     proxy_metrics,
     realized_finding,
-    realized_performance,
     unknown,
 )
+from selfheal_assets.core.realized import realized_metrics
 from selfheal_assets.core.spec import AlarmPolicy, Feature
 from selfheal_assets_tests.core.generated import FEATURES, cases, sigmoid
 
@@ -67,7 +67,11 @@ def test_proxy_metrics_by_hand():
 
 @pytest.mark.parametrize("frame", [SCORED.clear(), pl.DataFrame()])
 def test_no_predictions_have_a_volume_only(frame):
-    assert proxy_metrics(frame, TWO).rows() == [("volume", 0.0, "rows")]
+    found = proxy_metrics(frame, TWO)
+    assert found.row(0) == ("volume", 0.0, "rows", None)
+    assert found.height == 5
+    assert set(found[1:]["reason"]) == {"no predictions in this chunk"}
+    assert found["value"].null_count() == 4
 
 
 def test_certain_scores_have_no_entropy():
@@ -79,6 +83,8 @@ def test_certain_scores_have_no_entropy():
 def test_a_nan_score_leaves_a_figure_empty():
     frame = proxy_metrics(SCORED.with_columns(probability=pl.Series([math.nan, 0.5])), TWO)
     assert frame.schema == PROXY_SCHEMA
+    lost = "1 of 2 scores are no probabilities (missing, or not in 0..1)"
+    assert frame["reason"].to_list() == [None, lost, None, lost, None]
     assert dict(frame.select("metric", "value").iter_rows()) == {
         "volume": 2, "mean_score": None, "positive_rate": 0.5, "score_entropy": None, "missing_share": 0.75,
     }  # fmt: skip
@@ -296,58 +302,11 @@ def outcome(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return (rng.uniform(size=rows) < p).astype(np.int8), p, p >= 0.4
 
 
-def test_realized_performance_by_hand():
-    label = np.array([1, 0] * 100, dtype=np.int8)
-    p = np.array([0.8, 0.2] * 100)
-    frame = realized_performance(label, p, p >= 0.5, POLICY)
-    found = {row["metric"]: row for row in frame.iter_rows(named=True)}
-    assert {m: r["value"] for m, r in found.items()} == pytest.approx(
-        {"roc_auc": 1.0, "f1": 1.0, "brier": 0.04, "expected_over_observed": 1.0}
-    )
-    assert (found["roc_auc"]["lower"], found["roc_auc"]["upper"]) == (1.0, 1.0)
-    assert found["f1"]["lower"] is None
-    assert set(frame["status"]) == {"PASS"}
-    assert frame["reason"].null_count() == 4
-    assert set(frame["rows"]) == {200}
-    assert set(frame["positives"]) == {100}
-
-
-@pytest.mark.parametrize(
-    ("rows", "positives", "enough"), [(200, 20, True), (199, 20, False), (200, 19, False), (0, 0, False)]
-)
-def test_realized_performance_from_enough_rows_on(rows, positives, enough):
-    label = (np.arange(rows) < positives).astype(np.int8)
-    frame = realized_performance(label, np.linspace(0.1, 0.9, rows), np.ones(rows, dtype=bool), POLICY)
-    assert frame.height == 4
-    assert set(frame["status"]) == {"PASS" if enough else "INSUFFICIENT_DATA"}
-    assert frame["value"].null_count() == (0 if enough else 4)
-    assert_no_nan(frame)
-    if not enough:
-        assert f"{rows} matured labels with {positives} positives" in frame["reason"][0]
-
-
-def test_a_metric_that_is_undefined_is_a_row_with_its_reason():
-    frame = realized_performance(
-        np.ones(300, dtype=np.int8), np.linspace(0.1, 0.9, 300), np.ones(300, dtype=bool), POLICY
-    )
-    auc, f1 = frame.row(0, named=True), frame.row(1, named=True)
-    assert (auc["value"], auc["status"]) == (None, "INSUFFICIENT_DATA")
-    assert "needs both classes" in auc["reason"]
-    assert (f1["value"], f1["status"]) == (1.0, "PASS")
-
-
-def test_nan_scores_are_rows_with_a_reason():
-    label, p, flagged = outcome(400)
-    p[3] = math.nan
-    frame = realized_performance(label, p, flagged, POLICY)
-    assert_no_nan(frame)
-    assert "1 of 400 scores are not finite" in frame.row(0, named=True)["reason"]
-
-
 @pytest.mark.parametrize(("upper", "expected"), [(0.70, PASS), (0.6999, FAIL), (0.9, PASS)])
 def test_realized_performance_fails_when_clearly_below(upper, expected):
     frame = pl.DataFrame(
         {
+            "segment": ["all"],
             "metric": ["roc_auc"],
             "value": [0.6],
             "lower": [0.5],
@@ -362,7 +321,7 @@ def test_realized_performance_fails_when_clearly_below(upper, expected):
 
 
 def test_realized_performance_that_cannot_be_told_is_unknown_with_its_reason():
-    few = realized_performance(*outcome(50), POLICY)
+    few = realized_metrics(*outcome(50), POLICY)
     found = realized_finding(few, 0.75, POLICY)
     assert (found.status, found.reason) == (INSUFFICIENT, few["reason"][0])
     assert realized_finding(few.clear(), 0.75, POLICY).status is INSUFFICIENT
@@ -371,10 +330,8 @@ def test_realized_performance_that_cannot_be_told_is_unknown_with_its_reason():
 def test_realized_performance_notices_a_model_that_lost_its_ranking():
     label, p, flagged = outcome(2000)
     shuffled = np.random.default_rng(1).permutation(p)
-    assert realized_finding(realized_performance(label, p, flagged, POLICY), 0.72, POLICY).status is PASS
-    assert (
-        realized_finding(realized_performance(label, shuffled, flagged, POLICY), 0.72, POLICY).status is FAIL
-    )
+    assert realized_finding(realized_metrics(label, p, flagged, POLICY), 0.72, POLICY).status is PASS
+    assert realized_finding(realized_metrics(label, shuffled, flagged, POLICY), 0.72, POLICY).status is FAIL
 
 
 # Health.
@@ -411,8 +368,8 @@ def test_findings_as_rows():
 
 def test_no_frame_of_an_ordinary_chunk_holds_a_nan():
     rows = cases(500, 1)
-    label, p, flagged = outcome(500)
+    _, p, flagged = outcome(500)
     predictions = rows.with_columns(probability=pl.Series(p), prediction=pl.Series(flagged.astype(int)))
-    for frame in (proxy_metrics(predictions, FEATURES), realized_performance(label, p, flagged, POLICY)):
-        assert_no_nan(frame)
-        assert frame["value"].null_count() == 0
+    frame = proxy_metrics(predictions, FEATURES)
+    assert_no_nan(frame)
+    assert frame["value"].null_count() == 0

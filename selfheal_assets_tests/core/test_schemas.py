@@ -5,6 +5,7 @@ from datetime import date, datetime
 import polars as pl
 import pytest
 
+from selfheal_assets.core.failing_rows import failing_rows
 from selfheal_assets.core.schemas import (
     InvalidRows,
     case_schema,
@@ -149,3 +150,50 @@ def test_what_is_not_a_date_is_named():
     ]
     _, problems = parse_times(pl.Series("t", [20010203]))
     assert [str(p) for p in problems] == ["column 't': holds Int64 values, not dates"]
+
+
+PERSONAL = tuple(f.model_copy(update={"personal": f.name in ("employees", "bank")}) for f in FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "secret", "expected"),
+    [
+        ({"employees": ["77a", "2", "3"]}, "77a", "row 2: a personal value, not shown, is not an integer"),
+        (
+            {"employees": ["1", "77777", "3"]},
+            "77777",
+            "row 3: a personal value, not shown, must be at most 10000",
+        ),
+        ({"bank": ["x\x00", "y", "z"]}, "x", "row 2: a personal value, not shown, holds a control character"),
+        (
+            {"employees": ["1", "", None], "area": ["urban", "urban", "sea"]},
+            "None",
+            "row 4: 'sea' must be one of",
+        ),
+    ],
+)
+def test_what_is_personal_is_in_no_message(columns, secret, expected):
+    features = tuple(
+        f.model_copy(update={"nullable": True}) if f.name == "employees" else f for f in PERSONAL
+    )
+    with pytest.raises(InvalidRows) as caught:
+        parse_cases(pl.DataFrame({**TEXT, **columns}), features, "loans.csv", first_row=2)
+    told = [str(p) for p in caught.value.problems]
+    assert len(told) == 1
+    assert expected in told[0]
+    assert secret not in told[0].replace("not shown", "")
+
+
+def test_failing_rows_are_sampled_with_their_problems_and_without_the_person():
+    frame = parse().with_columns(entity_id=pl.lit("e"), at=pl.int_range(3))
+    frame = pl.concat([frame.with_columns(employees=pl.lit(-1, dtype=pl.Int64)), frame[:1]] * 5)
+    with pytest.raises(InvalidRows) as caught:
+        validate_cases(frame, PERSONAL, "log", first_row=100)
+    sample = failing_rows(frame, caught.value, PERSONAL, first_row=100)
+    assert sample.columns == ["row", "problems", "amount", "area", "at"]
+    assert sample["row"].to_list() == [100, 101, 102, 104, 105, 106, 108, 109, 110, 112]
+    assert sample["at"].to_list() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    assert set(sample["problems"]) == {"column 'employees': a personal value, not shown, must be at least 0"}
+    none = failing_rows(frame, InvalidRows("log", []), PERSONAL)
+    assert none.is_empty()
+    assert none.columns == sample.columns

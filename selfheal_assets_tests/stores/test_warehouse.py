@@ -271,3 +271,15 @@ def test_snapshots_need_no_lock_and_leave_no_other_file(one):
             target = impatient(one).publish("t", shown)
             assert_frame_equal(pl.read_parquet(target), shown)
     assert list(one.published.iterdir()) == [target] == [one.published / "t.parquet"]
+
+
+def test_a_table_of_an_earlier_version_takes_new_columns(tmp_path):
+    warehouse = Warehouse(tmp_path / "w.duckdb", tmp_path)
+    warehouse.replace("figures", pl.DataFrame({"chunk": [1, 2], "value": [0.1, 0.2]}))
+    more = pl.DataFrame({"chunk": [2], "value": [0.3], "unit": ["share"], "rows": [7]})
+    warehouse.replace("figures", more, {"chunk": 2})
+    found = warehouse.query("select * from figures order by chunk")
+    assert found.rows() == [(1, 0.1, None, None), (2, 0.3, "share", 7)]
+    assert found.schema["rows"] == pl.Int64
+    warehouse.replace("figures", more.drop("rows"), {"chunk": 2})
+    assert warehouse.query("select rows from figures where chunk = 2").item() is None

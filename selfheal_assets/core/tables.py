@@ -1,0 +1,217 @@
+"""Every table of figures that leaves the core, declared: types, ranges, no NaN, and no empty value without a reason.
+
+A new table is one entry here; ``Stores`` saves no table that has none. What enters (cases, labels) is declared by the
+use case and checked by ``schemas``.
+"""
+
+import polars as pl
+
+from selfheal_assets.core.monitoring import Status
+from selfheal_assets.core.realized import REALIZED_METRICS
+from selfheal_assets.core.table_rules import (
+    InvalidTable,
+    Rule,
+    Table,
+    count,
+    explained,
+    figure,
+    flag,
+    moment,
+    ordered,
+    share,
+    text,
+)
+
+# On a scale of 0 to 1. What is not here (χ², Wasserstein, PSI, log loss …) has no upper end.
+_BOUNDED_DISTANCES = ("jensen_shannon", "hellinger", "l_infinity", "kolmogorov_smirnov")
+_BOUNDED_METRICS = (
+    "roc_auc", "average_precision", "ks", "f1", "precision", "recall", "specificity", "accuracy", "brier",
+    "expected_calibration_error",
+)  # fmt: skip
+_STATUSES = tuple(s.value for s in Status)
+
+
+def _in_unit_interval(columns: tuple[str, ...], kind: str, names: tuple[str, ...]) -> tuple[Rule, ...]:
+    """The columns lie in 0..1 in rows whose ``kind`` is one of ``names``."""
+    return tuple(
+        Rule(c, f"must be in 0..1 for this {kind}", ~pl.col(kind).is_in(names) | pl.col(c).is_between(0, 1))
+        for c in columns
+    )
+
+
+TABLES = {
+    "proxy_metrics": Table(
+        {
+            "metric": text("volume", "mean_score", "positive_rate", "score_entropy", "missing_share"),
+            "value": figure(least=0),
+            "unit": text(),
+            "reason": text(nullable=True),
+        },
+        key=("metric",),
+        rules=explained("value"),
+    ),
+    "univariate_drift": Table(
+        {
+            "feature": text(),
+            "method": text(nullable=True),
+            "value": figure(least=0),
+            "threshold": figure(),
+            "alert": flag(nullable=True),
+            "reason": text(nullable=True),
+        },
+        key=("feature", "method"),
+        rules=explained("value") + _in_unit_interval(("value",), "method", _BOUNDED_DISTANCES),
+    ),
+    "multivariate_drift": Table(
+        {
+            "method": text(),
+            "value": figure(least=0),
+            "lower_threshold": figure(),
+            "upper_threshold": figure(),
+            "alert": flag(nullable=True),
+            "reason": text(nullable=True),
+        },
+        key=("method",),
+        rules=explained("value"),
+    ),
+    "estimated_performance": Table(
+        {
+            "metric": text(),
+            "value": figure(),
+            "lower": figure(),
+            "upper": figure(),
+            "threshold_lower": figure(),
+            "threshold_upper": figure(),
+            "alert": flag(nullable=True),
+            "reason": text(nullable=True),
+        },
+        key=("metric",),
+        # A reason beside a value says what the estimate leaves out.
+        rules=explained("value", exactly=False)
+        + ordered("lower", "value", "upper")
+        + _in_unit_interval(("value", "lower", "upper"), "metric", _BOUNDED_METRICS),
+    ),
+    "partial_label_evidence": Table(
+        {
+            "cohort": moment(nullable=True),
+            "rows": figure(least=0),
+            "mean_age_days": figure(least=0),
+            "share_known": share(),
+            "expected": figure(least=0),
+            "observed": figure(least=0),
+            "variance": figure(least=0),
+            "alert": flag(nullable=True),
+            "reason": text(nullable=True),
+        },
+        key=("cohort",),
+        rules=explained("expected") + explained("cohort"),
+    ),
+    "realized_performance": Table(
+        {
+            "cohort": moment(),
+            "scored_by": text("served", "champion"),
+            "segment": text(),
+            "metric": text(*REALIZED_METRICS),
+            "value": figure(),
+            "lower": figure(),
+            "upper": figure(),
+            "rows": count(),
+            "positives": count(),
+            "unit": text(),
+            "method": text(),
+            "rows_needed": count(nullable=True),
+            "status": text(*_STATUSES),
+            "reason": text(nullable=True),
+            "note": text(nullable=True),
+        },
+        key=("cohort", "scored_by", "segment", "metric"),
+        rules=explained("value")
+        + ordered("lower", "value", "upper")
+        + ordered("positives", "rows")
+        + _in_unit_interval(("value", "lower", "upper"), "metric", _BOUNDED_METRICS),
+    ),
+    "findings": Table(
+        {
+            "check": text(),
+            "status": text(*_STATUSES),
+            "statistic": figure(),
+            "limit": figure(),
+            "reason": text(),
+        },
+        key=("check",),
+    ),
+    "health_report": Table(
+        {
+            "label": text(),
+            "status": text(*_STATUSES),
+            "reason": text(),
+            "champion": count(nullable=True),
+            "rows": count(),
+            "labels_known": count(),
+            "estimated_auc": share(),
+            "estimated_lower": share(),
+            "estimated_upper": share(),
+            "realized_auc": share(),
+            "expected_so_far": figure(least=0),
+            "observed_so_far": figure(least=0),
+            "failed_checks": text(),
+        },
+        key=("label",),
+        rules=ordered("estimated_lower", "estimated_auc", "estimated_upper"),
+    ),
+    "shadow_models": Table(
+        {
+            "candidate": text(),
+            "trained_from": moment(),
+            "validation_log_loss": figure(least=0),
+            "reason": text(nullable=True),
+            "chosen": flag(),
+            "as_of": moment(),
+            "version": count(),
+        },
+        key=("candidate",),
+        rules=explained("validation_log_loss"),
+    ),
+    "shadow_evaluation": Table(
+        {
+            "segment": text(),
+            "metric": text("f1", "roc_auc", "brier"),
+            "champion_value": share(nullable=False),
+            "challenger_value": share(nullable=False),
+            "lower": figure(-1, 1, nullable=False),
+            "upper": figure(-1, 1, nullable=False),
+            "rows": count(),
+            "positives": count(),
+            "as_of": moment(),
+            "champion": count(nullable=True),
+            "challenger": count(),
+        },
+        key=("segment", "metric"),
+        rules=ordered("lower", "upper") + ordered("positives", "rows"),
+    ),
+}
+
+
+def validated(name: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame, if it is a sound table of that name.
+
+    Args:
+        name: of the table, as in :data:`TABLES`.
+        frame: its rows, without the column ``chunk`` that storing adds.
+
+    Raises:
+        LookupError: no such table is declared.
+        InvalidTable: columns, types, ranges or reasons are not as declared; names column, row and rule.
+    """
+    if name not in TABLES:
+        raise LookupError(
+            f"table '{name}' is not declared: add its columns and rules to TABLES in selfheal_assets/core/tables.py"
+        )
+    from pandera.errors import SchemaErrors
+
+    table = TABLES[name]
+    try:
+        table.schema.validate(frame, lazy=True)
+    except SchemaErrors:
+        raise InvalidTable(name, table.problems(frame)) from None
+    return frame

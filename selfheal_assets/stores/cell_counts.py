@@ -6,6 +6,7 @@ edges: a certificate that costs little. Where it fails, the column is counted ag
 row. The counts are those of ``numpy.histogram`` either way.
 """
 
+import sys
 from collections.abc import Sequence
 
 import duckdb
@@ -101,100 +102,129 @@ class Slices:
             labels = pl.Series(s.labels)
             parts.append(codes.with_columns(segment=labels.gather(codes[f"s{i}"])))
         spans = [e for c, e in (("low", pl.col("low").min()), ("high", pl.col("high").max())) if c in counted]
-        whole = parts[0].group_by("k", *cells).agg(pl.col(sums).sum(), *spans)
+        whole = parts[0].group_by("k", *cells, maintain_order=True).agg(pl.col(sums).sum(), *spans)
         kept = [c for c in whole.columns if c in counted.columns]
         whole = whole.select(*kept, pl.lit(ALL).alias("segment"))
         return pl.concat([whole, *(p.select(whole.columns) for p in parts)])
 
 
+def count_rows(connection: duckdb.DuckDBPyConnection, source: str, slices: Slices) -> pl.DataFrame:
+    """All rows, with or without a value: ``k``, ``segment``, ``n``."""
+    rows = f"select {slices.select} from {source}"
+    query = f"select {slices.columns}, count(*) n from ({rows}) group by {slices.group_by()}"
+    counted = connection.sql(query).pl()
+    return slices.labelled(counted, [], ["n"])
+
+
 def count_number(
     connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
 ) -> pl.DataFrame:
-    """Rows of a number by cell of its grid.
+    """Rows of a number by cell of its grid; null is not counted.
 
     Returns:
         ``k``, ``segment``; ``at``: a cell of ``Grid.edges``, −1 below the first, their number above the last, or
-        one of the codes for missing and infinite (Int32); ``n``; ``low`` and ``high`` of these rows' values, and
-        ``gap``: how far they lie outside the reference's range, summed up.
+        one of the codes for NaN and infinite (Int32); ``n``; ``low`` and ``high`` of these rows' values, and ``gap``:
+        how far they lie outside the reference's range, summed up.
 
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
     for exact in (False, True):
-        counted = connection.sql(_number_query(source, column, slices, exact)).pl()
+        counted = connection.sql(_inside_query(source, column, slices, exact)).pl()
         cells = _cells(counted, column)
         if cells is not None:
-            placed = counted.with_columns(pl.Series("at", cells, dtype=pl.Int32)).drop("f", "c", "d")
-            return slices.labelled(placed, ["at"], ["n", "gap"])
-    raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
-
-
-def _number_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
-    grid = column.grid
-    low, high = (0.0, 0.0) if grid is None else (grid.low, grid.high)
-    if grid is None or column.is_constant:
-        beside = f"(x > {number(high)})::integer - (x < {number(low)})::integer" if grid else "0"
-        fine, coarse, decile = _or_code(beside), "0", "0"
+            break
     else:
-        fine, coarse = _cell(grid, grid.fine, exact), _cell(grid, grid.coarse, exact)
-        fine = _or_code(fine) if exact else fine
+        raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
+    inside = counted.with_columns(pl.Series("at", cells, dtype=pl.Int32), pl.lit(0.0).alias("gap"))
+    inside = _merged(inside.drop("f", "c", "d"))
+    outside = connection.sql(_outside_query(source, column, slices)).pl()
+    return slices.labelled(pl.concat([inside, outside.select(inside.columns)]), ["at"], ["n", "gap"])
+
+
+def _merged(counted: pl.DataFrame) -> pl.DataFrame:
+    """One row per cell, where the reference's greatest value was counted apart from its neighbours."""
+    cells = [c for c in counted.columns if c not in ("n", "low", "high", "gap")]
+    last = pl.col("at") == pl.col("at").max()
+    sums = (
+        counted.filter(last)
+        .group_by(cells)
+        .agg(pl.col("n", "gap").sum(), pl.col("low").min(), pl.col("high").max())
+    )
+    return pl.concat([counted.filter(~last), sums.select(counted.columns)])
+
+
+def _range(column: FeatureProfile) -> tuple[str, str]:
+    """The reference's range as literals; every finite number, where the reference has none."""
+    if column.grid is None:
+        return number(-sys.float_info.max), number(sys.float_info.max)
+    return number(column.grid.low), number(column.grid.high)
+
+
+def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
+    low, high = _range(column)
+    grid = column.grid
+    cells, decile = ["0e0", "0e0"], "0"
+    if grid is not None and not column.is_constant:
+        cells = [_cell(grid, n, exact) for n in (grid.fine, grid.coarse)]
         decile = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits) or "0"
     return f"""
-        select {slices.columns}, f, c, d, count(*) n, min(x) low, max(x) high,
-            sum(greatest({number(low)} - x, x - {number(high)})) gap
-        from (select * exclude (x), x, {fine} f, {coarse} c, {decile} d
-              from (select {slices.select}, {name(column.name)}::double x from {source}))
+        select {slices.columns}, f, c, d, count(*) n, min(x) low, max(x) high
+        from (select * exclude (x), x, {cells[0]} f, {cells[1]} c, {decile} d
+              from (select {slices.select}, {name(column.name)}::double x from {source})
+              where x between {low} and {high})
         group by {slices.group_by("f", "c", "d")}"""
 
 
 def _cell(grid: Grid, cells: int, exact: bool) -> str:
-    """The cell of ``x`` among ``cells`` equal ones: −1 below, ``cells`` above; null for null."""
-    low, high, width = number(grid.low), number(grid.high), number((grid.high - grid.low) / cells)
+    """The cell of ``x``, within the range, among ``cells`` equal ones, as a DOUBLE."""
+    low, width = number(grid.low), number((grid.high - grid.low) / cells)
     place = f"floor((x - {low}) / {width})"
     if not exact:
-        return f"least(greatest({place}, -1e0), {cells - 1}e0)::integer + (x > {high})::integer"
+        return place
     near = f"least(greatest({place}, 0e0), {cells - 1}e0)"
     down = f"(x < {near} * {width} + {low})::integer"
     up = f"({near} < {cells - 1} and x >= ({near} + 1e0) * {width} + {low})::integer"
-    return (
-        f"case when x < {low} then -1 when x > {high} then {cells} else {near}::integer - {down} + {up} end"
-    )
+    return f"{near} - {down} + {up}"
 
 
-def _or_code(cell: str) -> str:
-    """``cell`` for finite values, the codes for NaN and infinities, null for null."""
-    return f"""case when isfinite(x) then {cell} when isnan(x) then {MISSING} when isinf(x) then {INFINITE} end"""
+def _outside_query(source: str, column: FeatureProfile, slices: Slices) -> str:
+    low, high = _range(column)
+    above = 1 if column.grid is None or column.is_constant else len(column.grid.edges) - 1
+    return f"""
+        select {slices.columns}, "at", count(*) n, min(x) low, max(x) high, sum(greatest({low} - x, x - {high})) gap
+        from (select *, case when isnan(x) then {MISSING} when isinf(x) then {INFINITE}
+                  when x < {low} then -1 else {above} end::integer "at"
+              from (select {slices.select}, {name(column.name)}::double x from {source})
+              where x < {low} or x > {high})
+        group by {slices.group_by('"at"')}"""
 
 
 def _cells(counted: pl.DataFrame, column: FeatureProfile) -> np.ndarray | None:
-    """Each row's cell, or code; ``None`` if a value lies beside the cell it was counted in."""
-    f = counted["f"].fill_null(MISSING).to_numpy().astype(np.int64)
+    """Each row's cell; ``None`` if a value lies beside the cell it was counted in."""
+    f, c, d = (counted[k].to_numpy().astype(np.int64) for k in ("f", "c", "d"))
     grid = column.grid
     if grid is None or column.is_constant:
         return f
-    c, d = (counted[k].fill_null(0).to_numpy().astype(np.int64) for k in ("c", "d"))
-    low, high = (counted[k].fill_null(0).to_numpy() for k in ("low", "high"))
-    counts = f >= -1
-    if not (_held(f, low, high, grid.fine_edges) | ~counts).all():
+    low, high = counted["low"].to_numpy(), counted["high"].to_numpy()
+    # The greatest value of the reference closes the last cell; by arithmetic it may begin another.
+    f, c = (np.where(low == grid.high, n - 1, cell) for n, cell in ((grid.fine, f), (grid.coarse, c)))
+    if not _held(f, low, high, grid.fine_edges) or not _held(c, low, high, grid.coarse_edges):
         return None
-    if not (_held(c, low, high, grid.coarse_edges) | ~counts).all():
-        return None
-    inside = counts & (f >= 0) & (f < grid.fine)
     splits = np.concatenate([[-np.inf], grid.splits])
-    edge = np.maximum.reduce([grid.fine_edges[f[inside]], grid.coarse_edges[c[inside]], splits[d[inside]]])
-    cells = np.where(f == grid.fine, len(grid.edges) - 1, f)
-    cells[inside] = np.searchsorted(grid.edges, edge, side="right") - 1
-    return cells
+    edge = np.maximum.reduce([grid.fine_edges[f], grid.coarse_edges[c], splits[d]])
+    return np.searchsorted(grid.edges, edge, side="right") - 1
 
 
-def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Whether values from ``low`` to ``high`` lie in their cell; of upper edges, only the last belongs to one."""
+def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray) -> bool:
+    """Whether values from ``low`` to ``high`` lie in their cells; of upper edges, only the last belongs to one."""
     last = len(edges) - 2
-    at = np.clip(cell, 0, last)
-    within = (low >= edges[at]) & ((high < edges[at + 1]) | ((at == last) & (high <= edges[-1])))
-    below = np.isfinite(low) & (high < edges[0])
-    above = np.isfinite(high) & (low > edges[-1])
-    return np.where(cell < 0, below, np.where(cell > last, above, within))
+    if not len(cell):
+        return True
+    if cell.min() < 0 or cell.max() > last:
+        return False
+    upper = np.where(cell == last, np.inf, edges[1:][cell])
+    return bool(np.all((low >= edges[cell]) & (high < upper)))
 
 
 def count_values(
@@ -246,7 +276,7 @@ def _make_buckets(connection: duckdb.DuckDBPyConnection, cells: ScoreCells) -> i
     knots = np.full((most, SCORE_BUCKETS), np.inf)
     knots[nth, bucket] = cells.knots
     buckets = np.arange(SCORE_BUCKETS)
-    columns = {"g": buckets.astype(np.int32), "start": (buckets + below).astype(np.int32)}
+    columns = {"g": buckets.astype(np.int32), "start": cells.first_cell.astype(np.int32)}
     frame = pl.DataFrame(columns | {f"x{i}": k for i, k in enumerate(knots)})
     connection.register("selfheal_incoming", frame.to_arrow())
     try:

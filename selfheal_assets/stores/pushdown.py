@@ -35,6 +35,7 @@ from selfheal_assets.stores.cell_counts import (
     MISSING,
     Slices,
     count_number,
+    count_rows,
     count_scores,
     count_values,
     name,
@@ -104,37 +105,61 @@ def scored_labels(
 def _number_columns(
     connection: duckdb.DuckDBPyConnection, source: str, wanted: Sequence[tuple[str, Kind]]
 ) -> dict[str, FeatureProfile]:
-    """Grids of numbers: one scan for the ranges, one for the skewness, then one count a column for the deciles."""
+    """Grids of numbers: one scan for the ranges, one for the skewness, one count a column for the deciles."""
     if not wanted:
         return {}
-    finite = "filter (where isfinite(x))"
-    moments = ", ".join(
-        f"count(x) {finite}, count(x) filter (where isinf(x)), min(x) {finite}, max(x) {finite}, avg(x) {finite}, "
-        f"stddev_pop(x) {finite}".replace("(x)", f"({name(c)}::double)")
-        for c, _ in wanted
-    )
-    rows, *flat = connection.sql(f"select count(*), {moments} from {source}").fetchall()[0]
-    if not rows:
-        raise ValueError(
-            "the reference has no rows: check the period of the reference, or the source's filter"
-        )
-    found = np.array(flat, dtype=object).reshape(len(wanted), 6)
-    cubes = []
-    for (column, _), (_, _, _, _, mean, deviation) in zip(wanted, found, strict=True):
-        z = f"(({name(column)}::double - {number(mean or 0)}) / {number(deviation or 1)})"
-        cubes.append(f"avg({z} * {z} * {z}) filter (where isfinite({name(column)}::double))")
-    skewness = connection.sql(f"select {', '.join(cubes)} from {source}").fetchall()[0]
+    names = [c for c, _ in wanted]
+    found = _ranges(connection, source, names)
+    skewness = _skewness(connection, source, names, [f[4] for f in found])
     columns = {}
-    for (column, kind), (n, infinite, low, high, _, _), skew in zip(wanted, found, skewness, strict=True):
+    for (column, kind), (n, infinite, low, high, _), skew in zip(wanted, found, skewness, strict=True):
         grid, reason = _grid(n, infinite, low, high, skew)
         made = FeatureProfile(column, kind, True, grid, bool(grid and not grid.fine), (), reason)
         columns[column] = _with_deciles(connection, source, made) if grid and reason is None else made
     return columns
 
 
-def _grid(
-    n: int, infinite: int, low: float, high: float, skewness: float | None
-) -> tuple[Grid | None, str | None]:
+def _ranges(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]
+) -> list[tuple[int, int, float, float, float]]:
+    """Of each column, the finite values' number, how many are infinite, least, greatest and mean.
+
+    Filtering is dear, so it is left out at first and done only where a column turns out to need it.
+    """
+    plain = "count({x}), 0, min({x}), max({x}), avg({x})"
+    kept = "count({x}) {f}, count({x}) filter (where isinf({x})), min({x}) {f}, max({x}) {f}, avg({x}) {f}"
+    for template in (plain, kept):
+        parts = []
+        for c in columns:
+            x = f"{name(c)}::double"
+            parts.append(template.format(x=x, f=f"filter (where isfinite({x}))"))
+        rows, *flat = connection.sql(f"select count(*), {', '.join(parts)} from {source}").fetchall()[0]
+        if not rows:
+            raise ValueError(
+                "the reference has no rows: check the period of the reference, or the source's filter"
+            )
+        found = [tuple(flat[i : i + 5]) for i in range(0, len(flat), 5)]
+        if all(low is None or (np.isfinite(low) and np.isfinite(high)) for _, _, low, high, _ in found):
+            break
+    return found
+
+
+def _skewness(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str], means: Sequence[float | None]
+) -> list[float]:
+    """Third central moment over the cube of the population's standard deviation; NaN without a finite value."""
+    powers = []
+    for column, mean in zip(columns, means, strict=True):
+        x = f"{name(column)}::double"
+        d = f"({x} - {number(mean or 0.0)})"
+        keep = f"filter (where isfinite({x}))"
+        powers.append(f"avg({d} * {d}) {keep}, avg({d} * {d} * {d}) {keep}")
+    flat = connection.sql(f"select {', '.join(powers)} from {source}").fetchall()[0]
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return [third / second**1.5 if second else float("nan") for second, third in pairs]
+
+
+def _grid(n: int, infinite: int, low: float, high: float, skewness: float) -> tuple[Grid | None, str | None]:
     if not n:
         return None, "the reference holds no value: all are missing or infinite"
     if infinite:
@@ -144,7 +169,7 @@ def _grid(
     fine = FINE_CELLS if n >= FINE_CELLS else 0
     if fine and not is_divisible(low, high, fine):
         return None, f"the reference's range, {low!r} to {high!r}, is too narrow for {fine} cells"
-    return Grid(low, high, coarse_cells(n, low, high, float(skewness or 0.0)), fine), None
+    return Grid(low, high, coarse_cells(n, low, high, skewness), fine), None
 
 
 def _with_deciles(
@@ -210,7 +235,8 @@ def statistics_of(
         chunk: that chunk's name.
     """
     slices = Slices(profile, key)
-    parts = [_of_column(connection, source, column, slices) for column in profile.columns]
+    rows = count_rows(connection, source, slices)
+    parts = [_of_column(connection, source, column, slices, rows) for column in profile.columns]
     scores = _of_scores(connection, source, profile, slices)
     features = _named(pl.concat([pl.DataFrame(schema=_SCHEMA), *parts]), key, chunk)
     if key is None:
@@ -239,27 +265,35 @@ def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.Data
 
 
 def _of_column(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    column: FeatureProfile,
+    slices: Slices,
+    rows: pl.DataFrame,
 ) -> pl.DataFrame:
     """One column's rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
     counted, listed = _counted(connection, source, column, slices)
-    by, n = ["k", "segment"], pl.col("n")
-    totals = counted.group_by(by).agg(
-        n.sum().alias("rows"),
-        n.filter(pl.col("place") == _MISSING).sum().alias("missing"),
-        n.filter(pl.col("place") == _INFINITE).sum().alias("infinite"),
+    by, n, place = ["k", "segment"], pl.col("n"), pl.col("place")
+    infinite = counted.filter(place == _INFINITE).group_by(by).agg(n.sum().alias("infinite"))
+    listing = (
+        counted.filter(place <= _ABOVE)
+        .sort(*by, "at")
+        .group_by(by, maintain_order=True)
+        .agg(
+            pl.col("low").min(),
+            pl.col("high").max(),
+            pl.col("gap").filter(place == _BELOW).sum().alias("below_gap"),
+            pl.col("gap").filter(place == _ABOVE).sum().alias("above_gap"),
+            pl.col("at").alias(listed),
+            n.alias("counts"),
+        )
     )
-    finite = counted.filter(pl.col("place") < _MISSING).sort(*by, "at")
-    listing = finite.group_by(by, maintain_order=True).agg(
-        pl.col("low").min(),
-        pl.col("high").max(),
-        pl.col("gap").filter(pl.col("place") == _BELOW).sum().alias("below_gap"),
-        pl.col("gap").filter(pl.col("place") == _ABOVE).sum().alias("above_gap"),
-        pl.col("at").alias(listed),
-        n.alias("counts"),
-    )
-    row = totals.sort(by).join(listing, on=by, how="left", nulls_equal=True, maintain_order="left")
-    row = row.with_columns(pl.col("below_gap", "above_gap").fill_null(0.0), feature=pl.lit(column.name))
+    row = rows.rename({"n": "rows"}).sort(by)
+    for part in (infinite, listing):
+        row = row.join(part, on=by, how="left", nulls_equal=True, maintain_order="left")
+    row = row.with_columns(pl.col("infinite", "below_gap", "above_gap").fill_null(0))
+    finite = pl.col("counts").list.sum().fill_null(0)
+    row = row.with_columns(feature=pl.lit(column.name), missing=pl.col("rows") - pl.col("infinite") - finite)
     blank = [pl.lit(None, kind).alias(c) for c, kind in _SCHEMA.items() if c not in row.columns]
     return row.with_columns(blank).select(pl.col(c).cast(kind) for c, kind in _SCHEMA.items())
 

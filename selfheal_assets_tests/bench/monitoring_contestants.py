@@ -54,7 +54,6 @@ def _cpu_s() -> float:
 def pushdown(folder: Path, rows: int, parquet: bool = False) -> tuple[Clock, pl.DataFrame]:
     """Profile, statistics of all windows, drift and expected performance, from DuckDB or Parquet."""
     import duckdb
-    import scipy.stats
     import sklearn.isotonic
     import sklearn.model_selection  # noqa: F401
 
@@ -160,7 +159,12 @@ def evidently(folder: Path, rows: int) -> tuple[Clock, pl.DataFrame]:
     ran = Report([ValueDrift(column=c, method="jensenshannon") for c in columns]).run(new, old)
     values = [m["value"] for m in ran.dict()["metrics"]]
     clock.done("figures")
-    found = {"chunk": "all", "feature": columns, "method": "jensen_shannon", "value": [float(v) for v in values]}
+    found = {
+        "chunk": "all",
+        "feature": columns,
+        "method": "jensen_shannon",
+        "value": [float(v) for v in values],
+    }
     return clock, pl.DataFrame(found)
 
 

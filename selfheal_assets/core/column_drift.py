@@ -146,13 +146,17 @@ class ColumnDrift:
         """Over all categories of both sides."""
         return distances.l_infinity(*self.by_value[1:])
 
+    @cached_property
+    def _chi_square(self) -> tuple[float, float]:
+        return distances.chi_square(*self.by_value[1:])
+
     def chi2(self) -> float:
         """Over all categories of both sides."""
-        return distances.chi_square(*self.by_value[1:])[0]
+        return self._chi_square[0]
 
     def chi2_p_value(self) -> float:
         """Of :meth:`chi2`."""
-        return distances.chi_square(*self.by_value[1:])[1]
+        return self._chi_square[1]
 
     def psi(self) -> float:
         """Over tenths of the reference, or categories."""

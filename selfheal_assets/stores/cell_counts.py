@@ -21,7 +21,7 @@ from selfheal_assets.core.score_cells import SCORE_BUCKETS, ScoreCells
 from selfheal_assets.core.spec import Segment
 
 BUCKETS_TABLE = "selfheal_score_buckets"
-MISSING, INFINITE = -3, -2  # beside −1, below the range, and 0 …, the cells
+BELOW, WITHIN, ABOVE, MISSING, INFINITE = range(-1, 4)  # where a value lies
 _MARGIN = 1e-12  # keeps a logarithm finite, as in core.expected
 
 
@@ -75,6 +75,7 @@ class Slices:
             codes.append(
                 (f"(case {value} {cases} else {pool} end)" if cases else f"{pool}") + f"::utinyint s{i}"
             )
+        self.names = ["k", *(f"s{i}" for i in range(len(profile.segments)))]
         self.select = ", ".join([f"{key if key is not None else 'null::integer'} k", *codes])
 
     def group_by(self, *cells: str) -> str:
@@ -87,7 +88,7 @@ class Slices:
     @property
     def columns(self) -> str:
         """What a query that groups selects."""
-        return ", ".join(["k", *(f"s{i}" for i in range(len(self._segments)))])
+        return ", ".join(self.names)
 
     def labelled(self, counted: pl.DataFrame, cells: list[str], sums: list[str]) -> pl.DataFrame:
         """Counted rows with ``segment``; those of ``all`` are the first cut's, added up.
@@ -95,7 +96,7 @@ class Slices:
         ``low`` and ``high`` are spanned, ``sums`` are added.
         """
         if not self._segments:
-            return counted.with_columns(pl.lit(ALL).alias("segment"))
+            return counted.hstack([pl.Series("segment", [ALL]).new_from_index(0, counted.height)])
         parts = []
         for i, s in enumerate(self._segments):
             codes = counted.filter(pl.col(f"s{i}").is_not_null())
@@ -116,15 +117,39 @@ def count_rows(connection: duckdb.DuckDBPyConnection, source: str, slices: Slice
     return slices.labelled(counted, [], ["n"])
 
 
+def outside_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[FeatureProfile]
+) -> set[str]:
+    """Names of the numbers with a value outside the reference's range, or NaN: one scan spares most a second one."""
+    if not columns:
+        return set()
+    ends = ", ".join(f"min({name(c.name)}::double), max({name(c.name)}::double)" for c in columns)
+    found = connection.sql(f"select {ends} from {source}").fetchall()[0]
+    ranges = (_ends(c) for c in columns)
+    pairs = zip(columns, ranges, found[::2], found[1::2], strict=True)
+    return {
+        c.name
+        for c, (low, high), least, most in pairs
+        if least is not None and not low <= least <= most <= high
+    }
+
+
 def count_number(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices, outside: bool
 ) -> pl.DataFrame:
     """Rows of a number by cell of its grid; null is not counted.
 
+    Args:
+        connection: to the database.
+        source: the rows.
+        column: the number.
+        slices: how to divide the rows.
+        outside: whether there may be values outside the reference's range, or NaN.
+
     Returns:
-        ``k``, ``segment``; ``at``: a cell of ``Grid.edges``, −1 below the first, their number above the last, or
-        one of the codes for NaN and infinite (Int32); ``n``; ``low`` and ``high`` of these rows' values, and ``gap``:
-        how far they lie outside the reference's range, summed up.
+        ``k``, ``segment``; ``place``, one of this module's codes; ``at``, a cell of ``Grid.edges``, −1 below the first
+        and their number above the last (Int32); ``n``; ``low`` and ``high`` of these rows' values, and ``gap``: how
+        far they lie outside the reference's range, summed up.
 
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
@@ -136,33 +161,35 @@ def count_number(
             break
     else:
         raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
-    inside = counted.with_columns(pl.Series("at", cells, dtype=pl.Int32), pl.lit(0.0).alias("gap"))
-    inside = _merged(inside.drop("f", "c", "d"))
-    outside = connection.sql(_outside_query(source, column, slices)).pl()
-    return slices.labelled(pl.concat([inside, outside.select(inside.columns)]), ["at"], ["n", "gap"])
+    within = [
+        pl.Series("at", cells, dtype=pl.Int32),
+        pl.Series("place", np.full(len(cells), WITHIN), dtype=pl.Int32),
+        pl.Series("gap", np.zeros(len(cells))),
+    ]
+    kept = [*slices.names, "n", "low", "high"]
+    parts = [pl.DataFrame([*(counted[c] for c in kept), *within])]
+    if column.grid is not None and (counted["low"].to_numpy() == column.grid.high).any():
+        parts = [_merged(parts[0], [*slices.names, "place", "at"])]
+    if outside:
+        parts.append(connection.sql(_outside_query(source, column, slices)).pl().select(parts[0].columns))
+    return slices.labelled(pl.concat(parts), ["place", "at"], ["n", "gap"])
 
 
-def _merged(counted: pl.DataFrame) -> pl.DataFrame:
-    """One row per cell, where the reference's greatest value was counted apart from its neighbours."""
-    cells = [c for c in counted.columns if c not in ("n", "low", "high", "gap")]
-    last = pl.col("at") == pl.col("at").max()
-    sums = (
-        counted.filter(last)
-        .group_by(cells)
-        .agg(pl.col("n", "gap").sum(), pl.col("low").min(), pl.col("high").max())
-    )
-    return pl.concat([counted.filter(~last), sums.select(counted.columns)])
+def _merged(counted: pl.DataFrame, cells: list[str]) -> pl.DataFrame:
+    """One row per cell, where arithmetic has counted the reference's greatest value apart from its neighbours."""
+    sums = [pl.col("n", "gap").sum(), pl.col("low").min(), pl.col("high").max()]
+    return counted.group_by(cells).agg(sums).select(counted.columns)
 
 
-def _range(column: FeatureProfile) -> tuple[str, str]:
-    """The reference's range as literals; every finite number, where the reference has none."""
+def _ends(column: FeatureProfile) -> tuple[float, float]:
+    """The reference's range; every finite number, where the reference has none."""
     if column.grid is None:
-        return number(-sys.float_info.max), number(sys.float_info.max)
-    return number(column.grid.low), number(column.grid.high)
+        return -sys.float_info.max, sys.float_info.max
+    return column.grid.low, column.grid.high
 
 
 def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
-    low, high = _range(column)
+    low, high = (number(end) for end in _ends(column))
     grid = column.grid
     cells, decile = ["0e0", "0e0"], "0"
     if grid is not None and not column.is_constant:
@@ -189,15 +216,16 @@ def _cell(grid: Grid, cells: int, exact: bool) -> str:
 
 
 def _outside_query(source: str, column: FeatureProfile, slices: Slices) -> str:
-    low, high = _range(column)
+    low, high = (number(end) for end in _ends(column))
     above = 1 if column.grid is None or column.is_constant else len(column.grid.edges) - 1
     return f"""
-        select {slices.columns}, "at", count(*) n, min(x) low, max(x) high, sum(greatest({low} - x, x - {high})) gap
+        select {slices.columns}, place, case place when {BELOW} then -1 else {above} end::integer "at",
+            count(*) n, min(x) low, max(x) high, sum(greatest({low} - x, x - {high})) gap
         from (select *, case when isnan(x) then {MISSING} when isinf(x) then {INFINITE}
-                  when x < {low} then -1 else {above} end::integer "at"
+                  when x < {low} then {BELOW} else {ABOVE} end::integer place
               from (select {slices.select}, {name(column.name)}::double x from {source})
               where x < {low} or x > {high})
-        group by {slices.group_by('"at"')}"""
+        group by {slices.group_by("place")}"""
 
 
 def _cells(counted: pl.DataFrame, column: FeatureProfile) -> np.ndarray | None:
@@ -230,14 +258,24 @@ def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray
 def count_values(
     connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
 ) -> pl.DataFrame:
-    """Rows of a column by value: ``k``, ``segment``, ``at`` (f64 or String, null for missing), ``n``."""
+    """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
     kind = "double" if column.numeric else "varchar"
     counted = connection.sql(
         f"""select {slices.columns}, "at", count(*) n
             from (select {slices.select}, {name(column.name)}::{kind} "at" from {source})
             group by {slices.group_by('"at"')}"""
     ).pl()
-    return slices.labelled(counted, ["at"], ["n"])
+    at, n, grid = pl.col("at"), pl.col("n"), column.grid
+    if not column.numeric or grid is None:
+        place = pl.when(at.is_null()).then(MISSING).otherwise(WITHIN)
+        blank = pl.lit(None, pl.Float64)
+        placed = counted.with_columns(place=place, low=blank, high=blank, gap=blank)
+    else:
+        place = pl.when(at.is_null() | at.is_nan()).then(MISSING).when(at.is_infinite()).then(INFINITE)
+        place = place.when(at < grid.low).then(BELOW).when(at > grid.high).then(ABOVE).otherwise(WITHIN)
+        gap = pl.max_horizontal(grid.low - at, at - grid.high) * n
+        placed = counted.with_columns(place=place, low=at, high=at, gap=gap)
+    return slices.labelled(placed, ["place", "at"], ["n", "gap"])
 
 
 def count_scores(

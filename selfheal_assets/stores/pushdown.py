@@ -31,8 +31,10 @@ from selfheal_assets.core.profile import (
 )
 from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
 from selfheal_assets.stores.cell_counts import (
+    ABOVE,
+    BELOW,
     INFINITE,
-    MISSING,
+    WITHIN,
     Slices,
     count_number,
     count_rows,
@@ -40,6 +42,7 @@ from selfheal_assets.stores.cell_counts import (
     count_values,
     name,
     number,
+    outside_columns,
     segment_counts,
 )
 
@@ -179,12 +182,12 @@ def _with_deciles(
     assert column.grid is not None
     whole = Slices(Profile((column,)), None)
     if column.by_value:
-        counted = count_values(connection, source, column, whole).filter(pl.col("at").is_finite()).sort("at")
+        counted = count_values(connection, source, column, whole).filter(pl.col("place") == WITHIN).sort("at")
         values, rows = counted["at"].to_numpy(), counted["n"].to_numpy()
         tenths = np.searchsorted(np.cumsum(rows), np.arange(1, 10) * rows.sum() / 10)
         psi = {float(values[i]) for i in tenths if i > 0}
     else:
-        counted = count_number(connection, source, column, whole).filter(pl.col("at") >= 0)
+        counted = count_number(connection, source, column, whole, outside=False)
         counts = np.zeros(len(column.grid.edges) - 1, dtype=np.int64)
         counts[counted["at"].to_numpy()] = counted["n"].to_numpy()
         light, heavy = decile_edges(column.grid.edges, counts)
@@ -235,10 +238,9 @@ def statistics_of(
         chunk: that chunk's name.
     """
     slices = Slices(profile, key)
-    rows = count_rows(connection, source, slices)
-    parts = [_of_column(connection, source, column, slices, rows) for column in profile.columns]
+    columns = _of_columns(connection, source, profile, slices)
     scores = _of_scores(connection, source, profile, slices)
-    features = _named(pl.concat([pl.DataFrame(schema=_SCHEMA), *parts]), key, chunk)
+    features = _named(columns, key, chunk)
     if key is None:
         features = _with_empty(features, profile, chunk)
     return ChunkStatistics(
@@ -264,70 +266,61 @@ def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.Data
     return pl.concat([features, filled], how="diagonal_relaxed")
 
 
-def _of_column(
-    connection: duckdb.DuckDBPyConnection,
-    source: str,
-    column: FeatureProfile,
-    slices: Slices,
-    rows: pl.DataFrame,
+_BATCH = 300_000  # rows of counts: columns are listed together up to here, as each operation has its price
+
+
+def _of_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
 ) -> pl.DataFrame:
-    """One column's rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
-    counted, listed = _counted(connection, source, column, slices)
-    by, n, place = ["k", "segment"], pl.col("n"), pl.col("place")
-    infinite = counted.filter(place == _INFINITE).group_by(by).agg(n.sum().alias("infinite"))
-    listing = (
-        counted.filter(place <= _ABOVE)
-        .sort(*by, "at")
-        .group_by(by, maintain_order=True)
+    """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
+    by_cell = [c for c in profile.columns if c.numeric and not c.by_value]
+    outside = outside_columns(connection, source, by_cell)
+    waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
+    listed = []
+    for column in profile.columns:
+        if column in by_cell:
+            counted = count_number(connection, source, column, slices, column.name in outside)
+        else:
+            counted = count_values(connection, source, column, slices)
+        many = "cells" if column in by_cell else "numbers" if column.numeric else "texts"
+        waiting[many].append(counted.select(_COUNTED).with_columns(feature=pl.lit(column.name)))
+        if sum(frame.height for frame in waiting[many]) > _BATCH:
+            listed.append(_listed(pl.concat(waiting[many]), many))
+            waiting[many] = []
+    listed += [_listed(pl.concat(frames), many) for many, frames in waiting.items() if frames]
+    names = pl.DataFrame({"feature": [c.name for c in profile.columns]}, schema={"feature": pl.String})
+    rows = names.join(count_rows(connection, source, slices).rename({"n": "rows"}), how="cross")
+    both = rows.join(
+        pl.concat(listed, how="diagonal"), on=_BY, how="left", nulls_equal=True, maintain_order="left"
+    )
+    both = both.with_columns(pl.col("infinite", "below_gap", "above_gap").fill_null(0))
+    finite = pl.col("counts").list.sum().fill_null(0)
+    both = both.with_columns(missing=pl.col("rows") - pl.col("infinite") - finite)
+    blank = [pl.lit(None, kind).alias(c) for c, kind in _SCHEMA.items() if c not in both.columns]
+    return both.with_columns(blank).select(pl.col(c).cast(kind) for c, kind in _SCHEMA.items())
+
+
+_BY = ["k", "feature", "segment"]
+_COUNTED = ["k", "segment", "place", "at", "n", "low", "high", "gap"]
+
+
+def _listed(counted: pl.DataFrame, many: str) -> pl.DataFrame:
+    """Counts of columns as lists called ``many`` and ``counts``, with the sums beside them; ``_BY`` is unique."""
+    n, place, gap = pl.col("n"), pl.col("place"), pl.col("gap")
+    finite = place <= ABOVE
+    return (
+        counted.sort(*_BY, "at")
+        .group_by(_BY, maintain_order=True)
         .agg(
-            pl.col("low").min(),
-            pl.col("high").max(),
-            pl.col("gap").filter(place == _BELOW).sum().alias("below_gap"),
-            pl.col("gap").filter(place == _ABOVE).sum().alias("above_gap"),
-            pl.col("at").alias(listed),
-            n.alias("counts"),
+            pl.col("low").filter(finite).min(),
+            pl.col("high").filter(finite).max(),
+            n.filter(place == INFINITE).sum().alias("infinite"),
+            gap.filter(place == BELOW).sum().alias("below_gap"),
+            gap.filter(place == ABOVE).sum().alias("above_gap"),
+            pl.col("at").filter(finite).alias(many),
+            n.filter(finite).alias("counts"),
         )
     )
-    row = rows.rename({"n": "rows"}).sort(by)
-    for part in (infinite, listing):
-        row = row.join(part, on=by, how="left", nulls_equal=True, maintain_order="left")
-    row = row.with_columns(pl.col("infinite", "below_gap", "above_gap").fill_null(0))
-    finite = pl.col("counts").list.sum().fill_null(0)
-    row = row.with_columns(feature=pl.lit(column.name), missing=pl.col("rows") - pl.col("infinite") - finite)
-    blank = [pl.lit(None, kind).alias(c) for c, kind in _SCHEMA.items() if c not in row.columns]
-    return row.with_columns(blank).select(pl.col(c).cast(kind) for c, kind in _SCHEMA.items())
-
-
-_BELOW, _WITHIN, _ABOVE, _MISSING, _INFINITE = range(-1, 4)
-
-
-def _counted(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
-) -> tuple[pl.DataFrame, str]:
-    """``k``, ``segment``, ``at``, ``n``, ``place``, ``low``, ``high``, ``gap``; and the list that ``at`` goes to."""
-    at, grid = pl.col("at"), column.grid
-    if column.numeric and not column.by_value:
-        counted = count_number(connection, source, column, slices)
-        above = 1 if grid is None or column.is_constant else len(grid.edges) - 1
-        place = (
-            pl.when(at == MISSING)
-            .then(_MISSING)
-            .when(at == INFINITE)
-            .then(_INFINITE)
-            .when(at == -1)
-            .then(_BELOW)
-        )
-        return counted.with_columns(place=place.when(at == above).then(_ABOVE).otherwise(_WITHIN)), "cells"
-    counted = count_values(connection, source, column, slices)
-    if not column.numeric:
-        nothing = [pl.lit(None, pl.Float64).alias(c) for c in ("low", "high", "gap")]
-        place = pl.when(at.is_null()).then(_MISSING).otherwise(_WITHIN)
-        return counted.with_columns(*nothing, place=place), "texts"
-    assert grid is not None
-    place = pl.when(at.is_null() | at.is_nan()).then(_MISSING).when(at.is_infinite()).then(_INFINITE)
-    place = place.when(at < grid.low).then(_BELOW).when(at > grid.high).then(_ABOVE).otherwise(_WITHIN)
-    gap = pl.max_horizontal(grid.low - at, at - grid.high) * pl.col("n")
-    return counted.with_columns(low=at, high=at, gap=gap, place=place), "numbers"
 
 
 def _of_scores(

@@ -89,10 +89,10 @@ def _hindrance(column: FeatureProfile, reference: Counted, chunk: Counted) -> st
     """Why no distance of this column can be computed; ``None`` where they can be tried."""
     if column.reason:
         return column.reason
-    if not reference.finite:
-        return "the reference has no value in this segment"
     if not chunk.rows:
         return "the chunk has no rows here"
+    if not reference.finite:
+        return "the reference has no value in this segment"
     if not chunk.finite:
         infinite = f", {chunk.infinite} of them infinite" if chunk.infinite else ""
         return f"all {chunk.rows} values are missing in the chunk{infinite}"

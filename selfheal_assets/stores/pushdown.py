@@ -289,7 +289,8 @@ def _of_columns(
             waiting[many] = []
     listed += [_listed(pl.concat(frames), many) for many, frames in waiting.items() if frames]
     names = pl.DataFrame({"feature": [c.name for c in profile.columns]}, schema={"feature": pl.String})
-    rows = names.join(count_rows(connection, source, slices).rename({"n": "rows"}), how="cross")
+    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
+    rows = names.join(totals, how="cross")
     both = rows.join(
         pl.concat(listed, how="diagonal"), on=_BY, how="left", nulls_equal=True, maintain_order="left"
     )
@@ -319,6 +320,9 @@ def _listed(counted: pl.DataFrame, many: str) -> pl.DataFrame:
             gap.filter(place == ABOVE).sum().alias("above_gap"),
             pl.col("at").filter(finite).alias(many),
             n.filter(finite).alias("counts"),
+        )
+        .with_columns(
+            pl.when(pl.col("counts").list.len() > 0).then(pl.col(c)).alias(c) for c in (many, "counts")
         )
     )
 

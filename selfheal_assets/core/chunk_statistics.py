@@ -59,7 +59,7 @@ class ChunkStatistics:
             categories); ``below_gap`` and ``above_gap``, how far values outside the reference's range lie outside
             it, summed up; ``counts``, the finite values' rows by cell, which ``cells`` names (of a number: a cell
             of the grid, −1 below it), or ``numbers`` (the value itself, where the reference is small), or
-            ``texts`` (the category); the other two of these three lists are null.
+            ``texts`` (the category); the other two of these three lists are null, and all are without a value.
         scores: one row per ``chunk`` and ``segment``: lists of equal length by cell of the score, ascending, and
             ``flagged`` (predicted positive): ``rows``, the sums of the raw score s and of s², ln(s) and ln(1 − s).
     """

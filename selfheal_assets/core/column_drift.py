@@ -3,14 +3,13 @@
 The formulas are ``core.distances``'s; here the counts are brought into the cells that each of them is taken over.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from selfheal_assets.core import distances
+from selfheal_assets.core.chunk_statistics import ChunkStatistics
 from selfheal_assets.core.metrics import UndefinedMetric
 from selfheal_assets.core.profile import FeatureProfile
 
@@ -33,13 +32,19 @@ class Counted:
         return self.rows - self.missing - self.infinite
 
 
-def counted(row: Mapping[str, Any]) -> Counted:
-    """A row of ``ChunkStatistics.features``."""
-    lists = [row[k] for k in ("cells", "numbers", "texts") if row[k] is not None]
-    at = np.array(lists[0] if lists else [], dtype=None if lists else np.int64)
-    counts = np.array(row["counts"] if lists else [], dtype=np.float64)
-    sums = (row[k] for k in ("rows", "missing", "infinite", "below_gap", "above_gap"))
-    return Counted(*sums, at, counts)
+def by_column(statistics: ChunkStatistics) -> dict[tuple[str, str], Counted]:
+    """One chunk's counts by feature and segment."""
+    frame = statistics.features
+    names = frame.select("feature", "segment").rows()
+    sums = frame.select("rows", "missing", "infinite", "below_gap", "above_gap").rows()
+    lists = [frame[many] for many in ("cells", "numbers", "texts", "counts")]
+    found = {}
+    for i, (key, totals) in enumerate(zip(names, sums, strict=True)):
+        *at, counts = (many[i] for many in lists)
+        cells = next((a.to_numpy() for a in at if a is not None), np.empty(0, dtype=np.int64))
+        rows = counts.to_numpy().astype(np.float64) if counts is not None else np.empty(0)
+        found[key] = Counted(*totals, cells, rows)
+    return found
 
 
 class ColumnDrift:
@@ -141,13 +146,17 @@ class ColumnDrift:
         """Over all categories of both sides."""
         return distances.l_infinity(*self.by_value[1:])
 
+    @cached_property
+    def _chi_square(self) -> tuple[float, float]:
+        return distances.chi_square(*self.by_value[1:])
+
     def chi2(self) -> float:
         """Over all categories of both sides."""
-        return distances.chi_square(*self.by_value[1:])[0]
+        return self._chi_square[0]
 
     def chi2_p_value(self) -> float:
         """Of :meth:`chi2`."""
-        return distances.chi_square(*self.by_value[1:])[1]
+        return self._chi_square[1]
 
     def psi(self) -> float:
         """Over tenths of the reference, or categories."""

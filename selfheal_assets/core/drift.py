@@ -11,7 +11,7 @@ import polars as pl
 
 from selfheal_assets.core import distances
 from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
-from selfheal_assets.core.column_drift import ColumnDrift, Counted, counted
+from selfheal_assets.core.column_drift import ColumnDrift, Counted, by_column
 from selfheal_assets.core.metrics import UndefinedMetric
 from selfheal_assets.core.profile import FeatureProfile, Profile
 from selfheal_assets.core.spec import DriftFigures
@@ -44,10 +44,10 @@ def drift_figures(profile: Profile, statistics: ChunkStatistics) -> pl.DataFrame
         those with a value ``outside_range_share`` (numbers) or ``unseen_share`` (categories); ``cardinality``, the
         number of different values.
     """
-    reference = _by_column(profile.reference)
+    reference = by_column(profile.reference)
     columns: dict[str, list[Any]] = {name: [] for name in DRIFT_SCHEMA}
     for chunk in statistics.chunks:
-        found = _by_column(statistics.of(chunk))
+        found = by_column(statistics.of(chunk))
         for column in profile.columns:
             for segment in profile.segment_labels:
                 was = reference.get((column.name, segment), _NOTHING)
@@ -60,12 +60,6 @@ def drift_figures(profile: Profile, statistics: ChunkStatistics) -> pl.DataFrame
                     for name, cell in zip(columns, row, strict=True):
                         columns[name].append(cell)
     return pl.DataFrame(columns, schema=DRIFT_SCHEMA)
-
-
-def _by_column(statistics: ChunkStatistics) -> dict[tuple[str, str], Counted]:
-    return {
-        (row["feature"], row["segment"]): counted(row) for row in statistics.features.iter_rows(named=True)
-    }
 
 
 Figure = tuple[str, float | None, int | None, str | None]
@@ -95,10 +89,10 @@ def _hindrance(column: FeatureProfile, reference: Counted, chunk: Counted) -> st
     """Why no distance of this column can be computed; ``None`` where they can be tried."""
     if column.reason:
         return column.reason
-    if not reference.finite:
-        return "the reference has no value in this segment"
     if not chunk.rows:
         return "the chunk has no rows here"
+    if not reference.finite:
+        return "the reference has no value in this segment"
     if not chunk.finite:
         infinite = f", {chunk.infinite} of them infinite" if chunk.infinite else ""
         return f"all {chunk.rows} values are missing in the chunk{infinite}"
@@ -153,10 +147,10 @@ def coarse_counts(profile: Profile, statistics: ChunkStatistics) -> pl.DataFrame
         what lies outside the reference's range or categories), ``elsewhere`` (bool), ``reference`` and ``rows``
         (f64). Columns and segments without a distance are left out: :func:`drift_figures` says why.
     """
-    reference = _by_column(profile.reference)
+    reference = by_column(profile.reference)
     parts = []
     for chunk in statistics.chunks:
-        found = _by_column(statistics.of(chunk))
+        found = by_column(statistics.of(chunk))
         for column in profile.columns:
             for segment in profile.segment_labels:
                 was, now = (side.get((column.name, segment), _NOTHING) for side in (reference, found))

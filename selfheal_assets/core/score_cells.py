@@ -1,6 +1,7 @@
-"""Cells of the score: fine enough that a calibrated probability is linear within each, and few.
+"""Cells of the score: so few that a hundred million scores are some hundred sums, and fine enough to lose nothing.
 
-Rows are counted by cell instead of kept, so that a hundred million scores are some thousand sums.
+Isotonic regression is flat almost everywhere. Rows of one flat stretch share a calibrated probability, so the stretch
+is one cell, whatever its width. Where the map rises, cells are narrow and the probability is linear within each.
 """
 
 from functools import cached_property
@@ -14,9 +15,9 @@ SCORE_BUCKETS: Final = 16_384
 
 
 class ScoreCells:
-    """The cells between the edges of equal buckets and the knots of a calibration.
+    """The cells between the knots of a calibration; where it rises, cut by the edges of equal buckets as well.
 
-    Bucket and number of knots below a score both ascend with it, so their sum names its cell.
+    A score's cell is the number of knots and of such edges below it, so cells ascend with the score.
 
     Args:
         calibration: from score to probability.
@@ -45,12 +46,23 @@ class ScoreCells:
         return np.searchsorted(self.bucket_of_knots, np.arange(SCORE_BUCKETS), side="left")
 
     @cached_property
+    def rises(self) -> np.ndarray:
+        """Whether the calibration rises on the piece that has 0, 1 … knots below it; shape (knots + 1,)."""
+        return np.concatenate([[False], np.diff(self.probability) != 0, [False]])
+
+    @cached_property
+    def first_cell(self) -> np.ndarray:
+        """The first cell of each bucket: its lowest scores', before any knot in it."""
+        edge_counts = self.rises[self.knots_below]
+        edge_counts[0] = False
+        return self.knots_below + np.cumsum(edge_counts)
+
+    @cached_property
     def piece(self) -> np.ndarray:
         """For each cell, how many knots lie below it: the piece of the calibration that holds there."""
-        edges = np.arange(SCORE_BUCKETS + len(self.knots))
-        # The cell that begins with knot i is the one after it: its bucket plus i + 1.
-        begins = self.bucket_of_knots + np.arange(1, len(self.knots) + 1)
-        return np.searchsorted(begins, edges, side="right")
+        nth = np.arange(len(self.knots)) - self.knots_below[self.bucket_of_knots]
+        begins = self.first_cell[self.bucket_of_knots] + nth + 1  # the cell behind each knot
+        return np.searchsorted(begins, np.arange(max(begins[-1], self.first_cell[-1]) + 1), side="right")
 
     def mean_probability(self, cells: np.ndarray, rows: np.ndarray, score_sum: np.ndarray) -> np.ndarray:
         """Mean calibrated probability of the rows of each cell: exact, as the map is linear within a cell.

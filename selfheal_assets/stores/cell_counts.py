@@ -6,6 +6,7 @@ edges: a certificate that costs little. Where it fails, the column is counted ag
 row. The counts are those of ``numpy.histogram`` either way.
 """
 
+import sys
 from collections.abc import Sequence
 
 import duckdb
@@ -20,7 +21,7 @@ from selfheal_assets.core.score_cells import SCORE_BUCKETS, ScoreCells
 from selfheal_assets.core.spec import Segment
 
 BUCKETS_TABLE = "selfheal_score_buckets"
-MISSING, INFINITE = -3, -2  # beside −1, below the range, and 0 …, the cells
+BELOW, WITHIN, ABOVE, MISSING, INFINITE = range(-1, 4)  # where a value lies
 _MARGIN = 1e-12  # keeps a logarithm finite, as in core.expected
 
 
@@ -74,6 +75,7 @@ class Slices:
             codes.append(
                 (f"(case {value} {cases} else {pool} end)" if cases else f"{pool}") + f"::utinyint s{i}"
             )
+        self.names = ["k", *(f"s{i}" for i in range(len(profile.segments)))]
         self.select = ", ".join([f"{key if key is not None else 'null::integer'} k", *codes])
 
     def group_by(self, *cells: str) -> str:
@@ -86,7 +88,7 @@ class Slices:
     @property
     def columns(self) -> str:
         """What a query that groups selects."""
-        return ", ".join(["k", *(f"s{i}" for i in range(len(self._segments)))])
+        return ", ".join(self.names)
 
     def labelled(self, counted: pl.DataFrame, cells: list[str], sums: list[str]) -> pl.DataFrame:
         """Counted rows with ``segment``; those of ``all`` are the first cut's, added up.
@@ -94,120 +96,186 @@ class Slices:
         ``low`` and ``high`` are spanned, ``sums`` are added.
         """
         if not self._segments:
-            return counted.with_columns(pl.lit(ALL).alias("segment"))
+            return counted.hstack([pl.Series("segment", [ALL]).new_from_index(0, counted.height)])
         parts = []
         for i, s in enumerate(self._segments):
             codes = counted.filter(pl.col(f"s{i}").is_not_null())
             labels = pl.Series(s.labels)
             parts.append(codes.with_columns(segment=labels.gather(codes[f"s{i}"])))
         spans = [e for c, e in (("low", pl.col("low").min()), ("high", pl.col("high").max())) if c in counted]
-        whole = parts[0].group_by("k", *cells).agg(pl.col(sums).sum(), *spans)
+        whole = parts[0].group_by("k", *cells, maintain_order=True).agg(pl.col(sums).sum(), *spans)
         kept = [c for c in whole.columns if c in counted.columns]
         whole = whole.select(*kept, pl.lit(ALL).alias("segment"))
         return pl.concat([whole, *(p.select(whole.columns) for p in parts)])
 
 
+def count_rows(connection: duckdb.DuckDBPyConnection, source: str, slices: Slices) -> pl.DataFrame:
+    """All rows, with or without a value: ``k``, ``segment``, ``n``."""
+    rows = f"select {slices.select} from {source}"
+    query = f"select {slices.columns}, count(*) n from ({rows}) group by {slices.group_by()}"
+    counted = connection.sql(query).pl()
+    return slices.labelled(counted, [], ["n"])
+
+
+def outside_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[FeatureProfile]
+) -> set[str]:
+    """Names of the numbers with a value outside the reference's range, or NaN: one scan spares most a second one."""
+    if not columns:
+        return set()
+    ends = ", ".join(f"min({name(c.name)}::double), max({name(c.name)}::double)" for c in columns)
+    found = connection.sql(f"select {ends} from {source}").fetchall()[0]
+    ranges = (_ends(c) for c in columns)
+    pairs = zip(columns, ranges, found[::2], found[1::2], strict=True)
+    return {
+        c.name
+        for c, (low, high), least, most in pairs
+        if least is not None and not low <= least <= most <= high
+    }
+
+
 def count_number(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices, outside: bool
 ) -> pl.DataFrame:
-    """Rows of a number by cell of its grid.
+    """Rows of a number by cell of its grid; null is not counted.
+
+    Args:
+        connection: to the database.
+        source: the rows.
+        column: the number.
+        slices: how to divide the rows.
+        outside: whether there may be values outside the reference's range, or NaN.
 
     Returns:
-        ``k``, ``segment``; ``at``: a cell of ``Grid.edges``, −1 below the first, their number above the last, or
-        one of the codes for missing and infinite (Int32); ``n``; ``low`` and ``high`` of these rows' values, and
-        ``gap``: how far they lie outside the reference's range, summed up.
+        ``k``, ``segment``; ``place``, one of this module's codes; ``at``, a cell of ``Grid.edges``, −1 below the first
+        and their number above the last (Int32); ``n``; ``low`` and ``high`` of these rows' values, and ``gap``: how
+        far they lie outside the reference's range, summed up.
 
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
     for exact in (False, True):
-        counted = connection.sql(_number_query(source, column, slices, exact)).pl()
+        counted = connection.sql(_inside_query(source, column, slices, exact)).pl()
         cells = _cells(counted, column)
         if cells is not None:
-            placed = counted.with_columns(pl.Series("at", cells, dtype=pl.Int32)).drop("f", "c", "d")
-            return slices.labelled(placed, ["at"], ["n", "gap"])
-    raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
-
-
-def _number_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
-    grid = column.grid
-    low, high = (0.0, 0.0) if grid is None else (grid.low, grid.high)
-    if grid is None or column.is_constant:
-        beside = f"(x > {number(high)})::integer - (x < {number(low)})::integer" if grid else "0"
-        fine, coarse, decile = _or_code(beside), "0", "0"
+            break
     else:
-        fine, coarse = _cell(grid, grid.fine, exact), _cell(grid, grid.coarse, exact)
-        fine = _or_code(fine) if exact else fine
+        raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
+    within = [
+        pl.Series("at", cells, dtype=pl.Int32),
+        pl.Series("place", np.full(len(cells), WITHIN), dtype=pl.Int32),
+        pl.Series("gap", np.zeros(len(cells))),
+    ]
+    kept = [*slices.names, "n", "low", "high"]
+    parts = [pl.DataFrame([*(counted[c] for c in kept), *within])]
+    if column.grid is not None and (counted["low"].to_numpy() == column.grid.high).any():
+        parts = [_merged(parts[0], [*slices.names, "place", "at"])]
+    if outside:
+        parts.append(connection.sql(_outside_query(source, column, slices)).pl().select(parts[0].columns))
+    return slices.labelled(pl.concat(parts), ["place", "at"], ["n", "gap"])
+
+
+def _merged(counted: pl.DataFrame, cells: list[str]) -> pl.DataFrame:
+    """One row per cell, where arithmetic has counted the reference's greatest value apart from its neighbours."""
+    sums = [pl.col("n", "gap").sum(), pl.col("low").min(), pl.col("high").max()]
+    return counted.group_by(cells).agg(sums).select(counted.columns)
+
+
+def _ends(column: FeatureProfile) -> tuple[float, float]:
+    """The reference's range; every finite number, where the reference has none."""
+    if column.grid is None:
+        return -sys.float_info.max, sys.float_info.max
+    return column.grid.low, column.grid.high
+
+
+def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
+    low, high = (number(end) for end in _ends(column))
+    grid = column.grid
+    cells, decile = ["0e0", "0e0"], "0"
+    if grid is not None and not column.is_constant:
+        cells = [_cell(grid, n, exact) for n in (grid.fine, grid.coarse)]
         decile = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits) or "0"
     return f"""
-        select {slices.columns}, f, c, d, count(*) n, min(x) low, max(x) high,
-            sum(greatest({number(low)} - x, x - {number(high)})) gap
-        from (select * exclude (x), x, {fine} f, {coarse} c, {decile} d
-              from (select {slices.select}, {name(column.name)}::double x from {source}))
+        select {slices.columns}, f, c, d, count(*) n, min(x) low, max(x) high
+        from (select * exclude (x), x, {cells[0]} f, {cells[1]} c, {decile} d
+              from (select {slices.select}, {name(column.name)}::double x from {source})
+              where x between {low} and {high})
         group by {slices.group_by("f", "c", "d")}"""
 
 
 def _cell(grid: Grid, cells: int, exact: bool) -> str:
-    """The cell of ``x`` among ``cells`` equal ones: −1 below, ``cells`` above; null for null."""
-    low, high, width = number(grid.low), number(grid.high), number((grid.high - grid.low) / cells)
+    """The cell of ``x``, within the range, among ``cells`` equal ones, as a DOUBLE."""
+    low, width = number(grid.low), number((grid.high - grid.low) / cells)
     place = f"floor((x - {low}) / {width})"
     if not exact:
-        return f"least(greatest({place}, -1e0), {cells - 1}e0)::integer + (x > {high})::integer"
+        return place
     near = f"least(greatest({place}, 0e0), {cells - 1}e0)"
     down = f"(x < {near} * {width} + {low})::integer"
     up = f"({near} < {cells - 1} and x >= ({near} + 1e0) * {width} + {low})::integer"
-    return (
-        f"case when x < {low} then -1 when x > {high} then {cells} else {near}::integer - {down} + {up} end"
-    )
+    return f"{near} - {down} + {up}"
 
 
-def _or_code(cell: str) -> str:
-    """``cell`` for finite values, the codes for NaN and infinities, null for null."""
-    return f"""case when isfinite(x) then {cell} when isnan(x) then {MISSING} when isinf(x) then {INFINITE} end"""
+def _outside_query(source: str, column: FeatureProfile, slices: Slices) -> str:
+    low, high = (number(end) for end in _ends(column))
+    above = 1 if column.grid is None or column.is_constant else len(column.grid.edges) - 1
+    return f"""
+        select {slices.columns}, place, case place when {BELOW} then -1 else {above} end::integer "at",
+            count(*) n, min(x) low, max(x) high, sum(greatest({low} - x, x - {high})) gap
+        from (select *, case when isnan(x) then {MISSING} when isinf(x) then {INFINITE}
+                  when x < {low} then {BELOW} else {ABOVE} end::integer place
+              from (select {slices.select}, {name(column.name)}::double x from {source})
+              where x < {low} or x > {high})
+        group by {slices.group_by("place")}"""
 
 
 def _cells(counted: pl.DataFrame, column: FeatureProfile) -> np.ndarray | None:
-    """Each row's cell, or code; ``None`` if a value lies beside the cell it was counted in."""
-    f = counted["f"].fill_null(MISSING).to_numpy().astype(np.int64)
+    """Each row's cell; ``None`` if a value lies beside the cell it was counted in."""
+    f, c, d = (counted[k].to_numpy().astype(np.int64) for k in ("f", "c", "d"))
     grid = column.grid
     if grid is None or column.is_constant:
         return f
-    c, d = (counted[k].fill_null(0).to_numpy().astype(np.int64) for k in ("c", "d"))
-    low, high = (counted[k].fill_null(0).to_numpy() for k in ("low", "high"))
-    counts = f >= -1
-    if not (_held(f, low, high, grid.fine_edges) | ~counts).all():
+    low, high = counted["low"].to_numpy(), counted["high"].to_numpy()
+    # The greatest value of the reference closes the last cell; by arithmetic it may begin another.
+    f, c = (np.where(low == grid.high, n - 1, cell) for n, cell in ((grid.fine, f), (grid.coarse, c)))
+    if not _held(f, low, high, grid.fine_edges) or not _held(c, low, high, grid.coarse_edges):
         return None
-    if not (_held(c, low, high, grid.coarse_edges) | ~counts).all():
-        return None
-    inside = counts & (f >= 0) & (f < grid.fine)
     splits = np.concatenate([[-np.inf], grid.splits])
-    edge = np.maximum.reduce([grid.fine_edges[f[inside]], grid.coarse_edges[c[inside]], splits[d[inside]]])
-    cells = np.where(f == grid.fine, len(grid.edges) - 1, f)
-    cells[inside] = np.searchsorted(grid.edges, edge, side="right") - 1
-    return cells
+    edge = np.maximum.reduce([grid.fine_edges[f], grid.coarse_edges[c], splits[d]])
+    return np.searchsorted(grid.edges, edge, side="right") - 1
 
 
-def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Whether values from ``low`` to ``high`` lie in their cell; of upper edges, only the last belongs to one."""
+def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray) -> bool:
+    """Whether values from ``low`` to ``high`` lie in their cells; of upper edges, only the last belongs to one."""
     last = len(edges) - 2
-    at = np.clip(cell, 0, last)
-    within = (low >= edges[at]) & ((high < edges[at + 1]) | ((at == last) & (high <= edges[-1])))
-    below = np.isfinite(low) & (high < edges[0])
-    above = np.isfinite(high) & (low > edges[-1])
-    return np.where(cell < 0, below, np.where(cell > last, above, within))
+    if not len(cell):
+        return True
+    if cell.min() < 0 or cell.max() > last:
+        return False
+    upper = np.where(cell == last, np.inf, edges[1:][cell])
+    return bool(np.all((low >= edges[cell]) & (high < upper)))
 
 
 def count_values(
     connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
 ) -> pl.DataFrame:
-    """Rows of a column by value: ``k``, ``segment``, ``at`` (f64 or String, null for missing), ``n``."""
+    """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
     kind = "double" if column.numeric else "varchar"
     counted = connection.sql(
         f"""select {slices.columns}, "at", count(*) n
             from (select {slices.select}, {name(column.name)}::{kind} "at" from {source})
             group by {slices.group_by('"at"')}"""
     ).pl()
-    return slices.labelled(counted, ["at"], ["n"])
+    at, n, grid = pl.col("at"), pl.col("n"), column.grid
+    if not column.numeric or grid is None:
+        place = pl.when(at.is_null()).then(MISSING).otherwise(WITHIN)
+        blank = pl.lit(None, pl.Float64)
+        placed = counted.with_columns(place=place, low=blank, high=blank, gap=blank)
+    else:
+        place = pl.when(at.is_null() | at.is_nan()).then(MISSING).when(at.is_infinite()).then(INFINITE)
+        place = place.when(at < grid.low).then(BELOW).when(at > grid.high).then(ABOVE).otherwise(WITHIN)
+        gap = pl.max_horizontal(grid.low - at, at - grid.high) * n
+        placed = counted.with_columns(place=place, low=at, high=at, gap=gap)
+    return slices.labelled(placed, ["place", "at"], ["n", "gap"])
 
 
 def count_scores(
@@ -246,7 +314,7 @@ def _make_buckets(connection: duckdb.DuckDBPyConnection, cells: ScoreCells) -> i
     knots = np.full((most, SCORE_BUCKETS), np.inf)
     knots[nth, bucket] = cells.knots
     buckets = np.arange(SCORE_BUCKETS)
-    columns = {"g": buckets.astype(np.int32), "start": (buckets + below).astype(np.int32)}
+    columns = {"g": buckets.astype(np.int32), "start": cells.first_cell.astype(np.int32)}
     frame = pl.DataFrame(columns | {f"x{i}": k for i, k in enumerate(knots)})
     connection.register("selfheal_incoming", frame.to_arrow())
     try:

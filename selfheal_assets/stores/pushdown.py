@@ -31,14 +31,18 @@ from selfheal_assets.core.profile import (
 )
 from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
 from selfheal_assets.stores.cell_counts import (
+    ABOVE,
+    BELOW,
     INFINITE,
-    MISSING,
+    WITHIN,
     Slices,
     count_number,
+    count_rows,
     count_scores,
     count_values,
     name,
     number,
+    outside_columns,
     segment_counts,
 )
 
@@ -104,37 +108,61 @@ def scored_labels(
 def _number_columns(
     connection: duckdb.DuckDBPyConnection, source: str, wanted: Sequence[tuple[str, Kind]]
 ) -> dict[str, FeatureProfile]:
-    """Grids of numbers: one scan for the ranges, one for the skewness, then one count a column for the deciles."""
+    """Grids of numbers: one scan for the ranges, one for the skewness, one count a column for the deciles."""
     if not wanted:
         return {}
-    finite = "filter (where isfinite(x))"
-    moments = ", ".join(
-        f"count(x) {finite}, count(x) filter (where isinf(x)), min(x) {finite}, max(x) {finite}, avg(x) {finite}, "
-        f"stddev_pop(x) {finite}".replace("(x)", f"({name(c)}::double)")
-        for c, _ in wanted
-    )
-    rows, *flat = connection.sql(f"select count(*), {moments} from {source}").fetchall()[0]
-    if not rows:
-        raise ValueError(
-            "the reference has no rows: check the period of the reference, or the source's filter"
-        )
-    found = np.array(flat, dtype=object).reshape(len(wanted), 6)
-    cubes = []
-    for (column, _), (_, _, _, _, mean, deviation) in zip(wanted, found, strict=True):
-        z = f"(({name(column)}::double - {number(mean or 0)}) / {number(deviation or 1)})"
-        cubes.append(f"avg({z} * {z} * {z}) filter (where isfinite({name(column)}::double))")
-    skewness = connection.sql(f"select {', '.join(cubes)} from {source}").fetchall()[0]
+    names = [c for c, _ in wanted]
+    found = _ranges(connection, source, names)
+    skewness = _skewness(connection, source, names, [f[4] for f in found])
     columns = {}
-    for (column, kind), (n, infinite, low, high, _, _), skew in zip(wanted, found, skewness, strict=True):
+    for (column, kind), (n, infinite, low, high, _), skew in zip(wanted, found, skewness, strict=True):
         grid, reason = _grid(n, infinite, low, high, skew)
         made = FeatureProfile(column, kind, True, grid, bool(grid and not grid.fine), (), reason)
         columns[column] = _with_deciles(connection, source, made) if grid and reason is None else made
     return columns
 
 
-def _grid(
-    n: int, infinite: int, low: float, high: float, skewness: float | None
-) -> tuple[Grid | None, str | None]:
+def _ranges(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]
+) -> list[tuple[int, int, float, float, float]]:
+    """Of each column, the finite values' number, how many are infinite, least, greatest and mean.
+
+    Filtering is dear, so it is left out at first and done only where a column turns out to need it.
+    """
+    plain = "count({x}), 0, min({x}), max({x}), avg({x})"
+    kept = "count({x}) {f}, count({x}) filter (where isinf({x})), min({x}) {f}, max({x}) {f}, avg({x}) {f}"
+    for template in (plain, kept):
+        parts = []
+        for c in columns:
+            x = f"{name(c)}::double"
+            parts.append(template.format(x=x, f=f"filter (where isfinite({x}))"))
+        rows, *flat = connection.sql(f"select count(*), {', '.join(parts)} from {source}").fetchall()[0]
+        if not rows:
+            raise ValueError(
+                "the reference has no rows: check the period of the reference, or the source's filter"
+            )
+        found = [tuple(flat[i : i + 5]) for i in range(0, len(flat), 5)]
+        if all(low is None or (np.isfinite(low) and np.isfinite(high)) for _, _, low, high, _ in found):
+            break
+    return found
+
+
+def _skewness(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str], means: Sequence[float | None]
+) -> list[float]:
+    """Third central moment over the cube of the population's standard deviation; NaN without a finite value."""
+    powers = []
+    for column, mean in zip(columns, means, strict=True):
+        x = f"{name(column)}::double"
+        d = f"({x} - {number(mean or 0.0)})"
+        keep = f"filter (where isfinite({x}))"
+        powers.append(f"avg({d} * {d}) {keep}, avg({d} * {d} * {d}) {keep}")
+    flat = connection.sql(f"select {', '.join(powers)} from {source}").fetchall()[0]
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return [third / second**1.5 if second else float("nan") for second, third in pairs]
+
+
+def _grid(n: int, infinite: int, low: float, high: float, skewness: float) -> tuple[Grid | None, str | None]:
     if not n:
         return None, "the reference holds no value: all are missing or infinite"
     if infinite:
@@ -144,7 +172,7 @@ def _grid(
     fine = FINE_CELLS if n >= FINE_CELLS else 0
     if fine and not is_divisible(low, high, fine):
         return None, f"the reference's range, {low!r} to {high!r}, is too narrow for {fine} cells"
-    return Grid(low, high, coarse_cells(n, low, high, float(skewness or 0.0)), fine), None
+    return Grid(low, high, coarse_cells(n, low, high, skewness), fine), None
 
 
 def _with_deciles(
@@ -154,12 +182,12 @@ def _with_deciles(
     assert column.grid is not None
     whole = Slices(Profile((column,)), None)
     if column.by_value:
-        counted = count_values(connection, source, column, whole).filter(pl.col("at").is_finite()).sort("at")
+        counted = count_values(connection, source, column, whole).filter(pl.col("place") == WITHIN).sort("at")
         values, rows = counted["at"].to_numpy(), counted["n"].to_numpy()
         tenths = np.searchsorted(np.cumsum(rows), np.arange(1, 10) * rows.sum() / 10)
         psi = {float(values[i]) for i in tenths if i > 0}
     else:
-        counted = count_number(connection, source, column, whole).filter(pl.col("at") >= 0)
+        counted = count_number(connection, source, column, whole, outside=False)
         counts = np.zeros(len(column.grid.edges) - 1, dtype=np.int64)
         counts[counted["at"].to_numpy()] = counted["n"].to_numpy()
         light, heavy = decile_edges(column.grid.edges, counts)
@@ -210,9 +238,9 @@ def statistics_of(
         chunk: that chunk's name.
     """
     slices = Slices(profile, key)
-    parts = [_of_column(connection, source, column, slices) for column in profile.columns]
+    columns = _of_columns(connection, source, profile, slices)
     scores = _of_scores(connection, source, profile, slices)
-    features = _named(pl.concat([pl.DataFrame(schema=_SCHEMA), *parts]), key, chunk)
+    features = _named(columns, key, chunk)
     if key is None:
         features = _with_empty(features, profile, chunk)
     return ChunkStatistics(
@@ -238,62 +266,65 @@ def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.Data
     return pl.concat([features, filled], how="diagonal_relaxed")
 
 
-def _of_column(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+_BATCH = 300_000  # rows of counts: columns are listed together up to here, as each operation has its price
+
+
+def _of_columns(
+    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
 ) -> pl.DataFrame:
-    """One column's rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
-    counted, listed = _counted(connection, source, column, slices)
-    by, n = ["k", "segment"], pl.col("n")
-    totals = counted.group_by(by).agg(
-        n.sum().alias("rows"),
-        n.filter(pl.col("place") == _MISSING).sum().alias("missing"),
-        n.filter(pl.col("place") == _INFINITE).sum().alias("infinite"),
+    """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
+    by_cell = [c for c in profile.columns if c.numeric and not c.by_value]
+    outside = outside_columns(connection, source, by_cell)
+    waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
+    listed = []
+    for column in profile.columns:
+        if column in by_cell:
+            counted = count_number(connection, source, column, slices, column.name in outside)
+        else:
+            counted = count_values(connection, source, column, slices)
+        many = "cells" if column in by_cell else "numbers" if column.numeric else "texts"
+        waiting[many].append(counted.select(_COUNTED).with_columns(feature=pl.lit(column.name)))
+        if sum(frame.height for frame in waiting[many]) > _BATCH:
+            listed.append(_listed(pl.concat(waiting[many]), many))
+            waiting[many] = []
+    listed += [_listed(pl.concat(frames), many) for many, frames in waiting.items() if frames]
+    names = pl.DataFrame({"feature": [c.name for c in profile.columns]}, schema={"feature": pl.String})
+    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
+    rows = names.join(totals, how="cross")
+    both = rows.join(
+        pl.concat(listed, how="diagonal"), on=_BY, how="left", nulls_equal=True, maintain_order="left"
     )
-    finite = counted.filter(pl.col("place") < _MISSING).sort(*by, "at")
-    listing = finite.group_by(by, maintain_order=True).agg(
-        pl.col("low").min(),
-        pl.col("high").max(),
-        pl.col("gap").filter(pl.col("place") == _BELOW).sum().alias("below_gap"),
-        pl.col("gap").filter(pl.col("place") == _ABOVE).sum().alias("above_gap"),
-        pl.col("at").alias(listed),
-        n.alias("counts"),
-    )
-    row = totals.sort(by).join(listing, on=by, how="left", nulls_equal=True, maintain_order="left")
-    row = row.with_columns(pl.col("below_gap", "above_gap").fill_null(0.0), feature=pl.lit(column.name))
-    blank = [pl.lit(None, kind).alias(c) for c, kind in _SCHEMA.items() if c not in row.columns]
-    return row.with_columns(blank).select(pl.col(c).cast(kind) for c, kind in _SCHEMA.items())
+    both = both.with_columns(pl.col("infinite", "below_gap", "above_gap").fill_null(0))
+    finite = pl.col("counts").list.sum().fill_null(0)
+    both = both.with_columns(missing=pl.col("rows") - pl.col("infinite") - finite)
+    blank = [pl.lit(None, kind).alias(c) for c, kind in _SCHEMA.items() if c not in both.columns]
+    return both.with_columns(blank).select(pl.col(c).cast(kind) for c, kind in _SCHEMA.items())
 
 
-_BELOW, _WITHIN, _ABOVE, _MISSING, _INFINITE = range(-1, 4)
+_BY = ["k", "feature", "segment"]
+_COUNTED = ["k", "segment", "place", "at", "n", "low", "high", "gap"]
 
 
-def _counted(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
-) -> tuple[pl.DataFrame, str]:
-    """``k``, ``segment``, ``at``, ``n``, ``place``, ``low``, ``high``, ``gap``; and the list that ``at`` goes to."""
-    at, grid = pl.col("at"), column.grid
-    if column.numeric and not column.by_value:
-        counted = count_number(connection, source, column, slices)
-        above = 1 if grid is None or column.is_constant else len(grid.edges) - 1
-        place = (
-            pl.when(at == MISSING)
-            .then(_MISSING)
-            .when(at == INFINITE)
-            .then(_INFINITE)
-            .when(at == -1)
-            .then(_BELOW)
+def _listed(counted: pl.DataFrame, many: str) -> pl.DataFrame:
+    """Counts of columns as lists called ``many`` and ``counts``, with the sums beside them; ``_BY`` is unique."""
+    n, place, gap = pl.col("n"), pl.col("place"), pl.col("gap")
+    finite = place <= ABOVE
+    return (
+        counted.sort(*_BY, "at")
+        .group_by(_BY, maintain_order=True)
+        .agg(
+            pl.col("low").filter(finite).min(),
+            pl.col("high").filter(finite).max(),
+            n.filter(place == INFINITE).sum().alias("infinite"),
+            gap.filter(place == BELOW).sum().alias("below_gap"),
+            gap.filter(place == ABOVE).sum().alias("above_gap"),
+            pl.col("at").filter(finite).alias(many),
+            n.filter(finite).alias("counts"),
         )
-        return counted.with_columns(place=place.when(at == above).then(_ABOVE).otherwise(_WITHIN)), "cells"
-    counted = count_values(connection, source, column, slices)
-    if not column.numeric:
-        nothing = [pl.lit(None, pl.Float64).alias(c) for c in ("low", "high", "gap")]
-        place = pl.when(at.is_null()).then(_MISSING).otherwise(_WITHIN)
-        return counted.with_columns(*nothing, place=place), "texts"
-    assert grid is not None
-    place = pl.when(at.is_null() | at.is_nan()).then(_MISSING).when(at.is_infinite()).then(_INFINITE)
-    place = place.when(at < grid.low).then(_BELOW).when(at > grid.high).then(_ABOVE).otherwise(_WITHIN)
-    gap = pl.max_horizontal(grid.low - at, at - grid.high) * pl.col("n")
-    return counted.with_columns(low=at, high=at, gap=gap, place=place), "numbers"
+        .with_columns(
+            pl.when(pl.col("counts").list.len() > 0).then(pl.col(c)).alias(c) for c in (many, "counts")
+        )
+    )
 
 
 def _of_scores(

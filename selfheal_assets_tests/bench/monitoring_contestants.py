@@ -54,7 +54,6 @@ def _cpu_s() -> float:
 def pushdown(folder: Path, rows: int, parquet: bool = False) -> tuple[Clock, pl.DataFrame]:
     """Profile, statistics of all windows, drift and expected performance, from DuckDB or Parquet."""
     import duckdb
-    import scipy.stats
     import sklearn.isotonic
     import sklearn.model_selection  # noqa: F401
 

@@ -123,3 +123,18 @@ def test_nannymls_errors_beside_ours():
         assert ours[name] == pytest.approx(error(name, y, hit), rel=1e-6), name
     assert error("auroc", y, pd.Series(score)) < 0.95 * ours["roc_auc"]
     assert error("f1", y, hit) > 1.2 * ours["f1"]
+
+
+def test_rows_of_one_probability_still_have_an_order_that_chance_moves():
+    """Two wide steps: the scatter within a step is a large part of the ROC AUC's error."""
+    rng = np.random.default_rng(7)
+    score = rng.uniform(size=400)
+    calibrated = np.where(score < 0.5, 0.3, 0.6)
+    aucs = []
+    for _ in range(1500):
+        drawn = rng.integers(0, 400, 400)
+        label = (rng.uniform(size=400) < calibrated[drawn]).astype(int)
+        fresh = score[drawn] + rng.uniform(0, 1e-9, 400)
+        aucs.append(METRICS["roc_auc"][1](groups_of_labels(fresh, label, fresh > 0.5)))
+    ours = sampling_errors(groups_of_rows(score, calibrated, score > 0.5))["roc_auc"]
+    assert ours == pytest.approx(np.std(aucs, ddof=1), rel=0.06)

@@ -1,5 +1,7 @@
 """Suspected causes: effects by hand, that they add up, and what has none."""
 
+from itertools import product
+
 import numpy as np
 import polars as pl
 import pytest
@@ -49,6 +51,15 @@ def test_what_two_do_together_is_shared_between_them():
     assert effects["a"] == pytest.approx(0.3 * 0.2 + joint / 2)
     assert effects["b"] == pytest.approx(0.3 * 0.4 + joint / 2)
     assert joint / 2 != pytest.approx(alone)  # neither 'alone' nor 'the last to come' is its share
+    assert rows["effect"].sum() == pytest.approx(rows["total_change"][0])
+
+
+def test_the_effects_of_three_add_up():
+    a, b, c = (np.array(x) for x in zip(*product((0, 1), repeat=3), strict=True))
+    cells = pl.DataFrame({"a": a.astype(str), "b": b.astype(str), "c": c.astype(str)})
+    moved = since(a={"0": 2, "1": 8}, b={"0": 3, "1": 7}, c={"0": 1, "1": 9})
+    rows = attribute_change(cells, moved, {"m": mean_score(0.1 * a + 0.5 * a * b * c)}, POLICY)
+    assert rows["total_change"][0] == pytest.approx(0.1 * 0.3 + 0.5 * (0.8 * 0.7 * 0.9 - 0.5**3))
     assert rows["effect"].sum() == pytest.approx(rows["total_change"][0])
 
 

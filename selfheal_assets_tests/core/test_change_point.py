@@ -6,13 +6,16 @@ import pytest
 from selfheal_assets.core.change_point import change_point, split_log_likelihood
 
 P = np.array([0.4, 0.3, 0.2, 0.1])
-Q = np.array([0.34, 0.3, 0.2, 0.16])
+CLEAR = np.array([0.34, 0.3, 0.2, 0.16])
+FAINT = np.array([0.38, 0.3, 0.2, 0.12])
 
 
-def stream(seed: int, at: int, chunks: int = 20, rows: int = 500) -> tuple[list[str], np.ndarray, np.ndarray]:
+def stream(
+    seed: int, at: int, changed: np.ndarray = CLEAR, chunks: int = 20, rows: int = 500
+) -> tuple[list[str], np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     parts = [rng.multinomial(5000, P)]
-    parts += [rng.multinomial(rows, P if t < at else Q) for t in range(chunks)]
+    parts += [rng.multinomial(rows, P if t < at else changed) for t in range(chunks)]
     cumulated = np.cumsum(parts, axis=0).astype(float)
     return [f"c{t:02d}" for t in range(chunks)], cumulated[:-1], cumulated[-1]
 
@@ -35,6 +38,12 @@ def test_it_finds_the_chunk_and_its_interval_covers():
     assert exact >= 60
     assert covered >= 85
     assert np.median(narrow) <= 4
+
+
+def test_the_interval_of_a_faint_change_is_wide_enough():
+    points = [change_point(*stream(seed, at=12, changed=FAINT), confidence=0.9) for seed in range(100)]
+    assert sum(p is not None and p.first == "c12" for p in points) <= 75
+    assert sum(p is not None and p.earliest <= "c12" <= p.latest for p in points) >= 85
 
 
 def test_without_rows_on_both_sides_there_is_none():

@@ -16,6 +16,7 @@ from selfheal_assets.core.drift_alarms import (
     drift_alarms,
     judge_feature,
 )
+from selfheal_assets.core.drift_evidence import act_limit
 from selfheal_assets.core.drift_state import DriftState, begin, counts_since, folded, merge
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.spec import DriftAlarms
@@ -94,6 +95,7 @@ def test_an_unchanged_history_is_quiet():
     rows = drift_alarms(*history_of(1, chunks=30, at=99), POLICY)
     assert rows["status"].unique().to_list() == [PASS]
     assert rows.height == 30 * 3 * 2
+    assert rows.filter(tier="act")["limit"].unique().to_list() == [act_limit(POLICY, features=3)]
     assert alarm_finding(rows.filter(chunk="w29")).status is Status.passed
 
 

@@ -5,16 +5,19 @@ Only reading and validating the declaration belongs here; what the declaration m
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.periods import add_months, chunk_end, chunk_start, midnight
 from selfheal_assets.core.spec import (
+    ChunkPeriod,
     Day,
+    DriftAlarms,
     Feature,
     FeatureType,
+    HarmAlarms,
     LabelSpec,
     Monitoring,
     Name,
@@ -35,6 +38,7 @@ _WORDS = {
     "Tuple should have": "the list should have",
     "Extra inputs are not permitted": "is not permitted: no such key",
 }
+_CHUNKS_PER_YEAR = {"day": 365, "week": 52, "month": 12, "quarter": 4}
 SHIPPED = Path(__file__).parent / "use_cases"
 
 
@@ -57,6 +61,14 @@ class Source(Spec):
     help: str = ""
 
 
+AnyAlarms = TypeVar("AnyAlarms", DriftAlarms, HarmAlarms)
+
+
+def _per_year(alarms: AnyAlarms, key: str, chunk: ChunkPeriod) -> AnyAlarms:
+    given = key in alarms.model_fields_set
+    return alarms if given else alarms.model_copy(update={key: _CHUNKS_PER_YEAR[chunk]})
+
+
 class UseCase(Spec):
     """A tabular classifier in production. See docs/use_cases.md for every key."""
 
@@ -76,6 +88,16 @@ class UseCase(Spec):
     policy: Policy = Policy()
     serving: Serving = Serving()
     training: Training = Training()
+
+    @property
+    def drift_alarms(self) -> DriftAlarms:
+        """The policy's drift alarms, a year having as many chunks as their length says, unless the policy does."""
+        return _per_year(self.policy.drift, "chunks_per_year", self.monitoring.chunk)
+
+    @property
+    def harm_alarms(self) -> HarmAlarms:
+        """The policy's alarms of harm, likewise."""
+        return _per_year(self.policy.harm, "horizon_chunks", self.monitoring.chunk)
 
     @model_validator(mode="after")
     def _columns_are_sound(self) -> Self:

@@ -412,7 +412,11 @@ class RealizedFigures(Spec):
 
 
 class Policy(Spec):
-    """Every threshold of the loop: none lives in code."""
+    """Every threshold of the loop: none lives in code.
+
+    ``engine``: who computes drift figures and estimates: NannyML on the chunk's rows, or the push-down engine from
+    counts where the rows lie; ``auto`` is the latter. ``costs`` turn confusion into business value.
+    """
 
     retraining_cooldown_days: Days = 30
     retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 2
@@ -423,8 +427,16 @@ class Policy(Spec):
         "calibration_holds",
         "realized_performance_holds",
     )
+    engine: Literal["auto", "nannyml", "pushdown"] = "auto"
+    costs: Costs | None = None
     gates: GatePolicy = GatePolicy()
     alarms: AlarmPolicy = AlarmPolicy()
+    drift: DriftAlarms = DriftAlarms()
+    drift_figures: DriftFigures = DriftFigures()
+    attribution: Attribution = Attribution()
+    harm: HarmAlarms = HarmAlarms()
+    estimation: Estimation = Estimation()
+    realized: RealizedFigures = RealizedFigures()
 
     @field_validator("retrain_on")
     @classmethod

@@ -11,7 +11,7 @@ import polars as pl
 
 from selfheal_assets.core.cell_counts import MISSING, UNSEEN
 from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
-from selfheal_assets.core.column_drift import Counted, counted
+from selfheal_assets.core.column_drift import Counted, by_column
 from selfheal_assets.core.profile import FeatureProfile, Profile
 
 HISTORY_SCHEMA = {"chunk": pl.String, "feature": pl.String, "cell": pl.String, "rows": pl.Int64}
@@ -42,9 +42,10 @@ def watched_history(profile: Profile, statistics: ChunkStatistics) -> pl.DataFra
 
 def _columns(profile: Profile, statistics: ChunkStatistics) -> Iterator[tuple[str, FeatureProfile, Counted]]:
     columns = {c.name: c for c in profile.columns}
-    for row in statistics.features.filter(pl.col("segment") == ALL).iter_rows(named=True):
-        if row["feature"] in columns:
-            yield row["chunk"], columns[row["feature"]], counted(row)
+    for chunk in statistics.chunks:
+        for (name, segment), found in by_column(statistics.of(chunk)).items():
+            if segment == ALL and name in columns:
+                yield chunk, columns[name], found
 
 
 def _places(column: FeatureProfile) -> dict[str, float]:

@@ -4,12 +4,14 @@ A finding here is of severity ERROR: unlike drift, harm is about outcomes. Each 
 allows itself, since when, which way and how much.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core import betting
+from selfheal_assets.core import betting, metrics
 from selfheal_assets.core.betting import LossBet
 from selfheal_assets.core.monitoring import Finding, Status, unknown
 from selfheal_assets.core.partial_labels import PartialAlarm
@@ -121,3 +123,44 @@ def _realized(bet: LossBet, loss: str) -> tuple[Status, str]:
         f"{bet.log_e:.1f}, limit {bet.limit:.1f}"
     )
     return (Status.failed if bet.harmful else Status.passed), reason
+
+
+def ranking_finding(
+    label: np.ndarray, probability: np.ndarray, reference_auc: float, max_drop: float, alpha: float
+) -> Finding:
+    """``realized_performance_holds`` by ranking: is the ROC AUC of a matured cohort no further below the reference's?
+
+    DeLong's one-sided upper bound. Each cohort is tested once, at the share of a year's budget that falls to it
+    (Bonferroni over the year's looks).
+
+    Args:
+        label: 0/1, shape (rows,).
+        probability: the champion's, same shape.
+        reference_auc: ROC AUC on its reference.
+        max_drop: how far below is no harm yet.
+        alpha: chance of a false alarm in this one look.
+    """
+    check, limit = "realized_performance_holds", reference_auc - max_drop
+    try:
+        found = metrics.roc_auc_interval(label, probability, 1 - 2 * alpha)
+    except metrics.UndefinedMetric as error:
+        return unknown(check, str(error))
+    reason = (
+        f"realized ROC AUC {found.value:.3f} on {len(label)} matured cases, at most {found.upper:.3f} but for a chance "
+        f"of {alpha:.2g}; reference {reference_auc:.3f}, limit {limit:.3f}"
+    )
+    status = Status.failed if found.upper < limit else Status.passed
+    return Finding(check, status, reason, found.value, limit)
+
+
+def joint_finding(parts: Sequence[Finding]) -> Finding:
+    """One check's answer from several tests of it: any failure fails it, and it is known where one test is known.
+
+    Raises:
+        ValueError: there is no test.
+    """
+    if not parts:
+        raise ValueError("no test to answer by")
+    order = {Status.failed: 0, Status.passed: 1, Status.insufficient: 2}
+    first, *others = sorted(parts, key=lambda f: order[f.status])
+    return replace(first, reason="; ".join([first.reason, *(f.reason for f in others)]))

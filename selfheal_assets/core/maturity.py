@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core.spec import LabelSpec
+from selfheal_assets.core.spec import ChunkPeriod, LabelSpec
 
 DAYS_PER_MONTH = 365.25 / 12
+_CHUNK_DAYS = {"day": 1.0, "week": 7.0, "month": DAYS_PER_MONTH, "quarter": 3 * DAYS_PER_MONTH}
 
 
 @dataclass(frozen=True)
@@ -42,34 +43,9 @@ def fit_timing_curve(matured: pl.DataFrame, label: LabelSpec) -> TimingCurve:
     return TimingCurve(np.sort(np.clip(ages, 0, horizon_days)), horizon_days)
 
 
-def cohort_evidence(cases: pl.DataFrame, curve: TimingCurve) -> pl.DataFrame:
-    """Expected and observed positives so far, cohort by cohort.
-
-    Args:
-        cases: ``cohort`` (Datetime), ``age_days`` (f64), ``probability`` (f64), ``positive_so_far`` (0/1).
-        curve: timing curve of the reference.
-
-    Returns:
-        One row per cohort: ``cohort``, ``rows``, ``mean_age_days``, ``share_known`` (mean F), ``expected``,
-        ``observed`` (counts), ``variance`` (of the observed count if the probabilities are right).
-    """
-    due = curve.known_by(cases["age_days"].to_numpy())
-    so_far = cases["probability"].to_numpy() * due
-    return (
-        cases.with_columns(
-            due=pl.Series(due), so_far=pl.Series(so_far), spread=pl.Series(so_far * (1 - so_far))
-        )
-        .group_by("cohort")
-        .agg(
-            rows=pl.len(),
-            mean_age_days=pl.col("age_days").mean(),
-            share_known=pl.col("due").mean(),
-            expected=pl.col("so_far").sum(),
-            observed=pl.col("positive_so_far").sum().cast(pl.Float64),
-            variance=pl.col("spread").sum(),
-        )
-        .sort("cohort")
-    )
+def chunks_in_horizon(label: LabelSpec, chunk: ChunkPeriod) -> int:
+    """Whole chunks after which every case of a chunk is mature."""
+    return int(np.ceil(label.horizon_months * DAYS_PER_MONTH / _CHUNK_DAYS[chunk] - 1e-9))
 
 
 def log_likelihood_ratio(

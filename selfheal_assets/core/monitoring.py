@@ -9,7 +9,6 @@ from enum import StrEnum
 
 import numpy as np
 import polars as pl
-from scipy.stats import norm
 
 from selfheal_assets.core.spec import AlarmPolicy, Feature
 
@@ -113,32 +112,8 @@ def _missing(values: pl.Series) -> int:
     return values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0)
 
 
-def drift_finding(drift: pl.DataFrame, policy: AlarmPolicy) -> Finding:
-    """Whether enough features moved further than the policy's distance and than the reference's own scatter."""
-    check = "drift_within_limits"
-    measured = drift.filter(pl.col("value").is_not_null())
-    if measured.is_empty():
-        return unknown(check, "no feature's drift could be measured: is univariate_drift materialized?")
-    limit = pl.max_horizontal(pl.lit(policy.jensen_shannon), pl.col("threshold"))
-    moved = measured.filter(pl.col("value") > limit).sort("value", descending=True)
-    names = ", ".join(f"{f} {v:.2f}" for f, v in moved.select("feature", "value").iter_rows())
-    blank = drift.height - measured.height
-    unmeasured = f"; {blank} more could not be measured" if blank else ""
-    worst = float(measured["value"].max())  # type: ignore[arg-type]
-    if moved.height >= policy.min_drifted_features:
-        reason = (
-            f"{moved.height} of {measured.height} measured features drifted (Jensen–Shannon distance): "
-            f"{names}{unmeasured}"
-        )
-        return Finding(check, Status.failed, reason, worst, policy.jensen_shannon)
-    reason = (
-        f"{moved.height} of {measured.height} measured features beyond {policy.jensen_shannon:g}{unmeasured}"
-    )
-    return Finding(check, Status.passed, reason, worst, policy.jensen_shannon)
-
-
 def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
-    """Whether the estimated ROC AUC stays near the reference's: the lower of NannyML's and the policy's limits."""
+    """Whether the estimated ROC AUC has fallen by no more than the policy's drop below the reference's."""
     check = "estimated_performance_holds"
     known = estimates.filter((pl.col("metric") == "roc_auc") & pl.col("value").is_not_null())
     if known.is_empty():
@@ -146,72 +121,10 @@ def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: Alar
         why = said[0] if said else "too few predictions or no reference for the champion"
         return unknown(check, f"no estimate: {why}")
     row = known.row(0, named=True)
-    limit = min(row["threshold_lower"] or 1.0, reference_auc - policy.max_auc_drop)
+    limit = reference_auc - policy.max_auc_drop
     reason = f"estimated ROC AUC {row['value']:.3f}, reference {reference_auc:.3f}, limit {limit:.3f}"
     reason += f"; {row['reason']}" if row["reason"] else ""
     status = Status.failed if row["value"] < limit else Status.passed
-    return Finding(check, status, reason, row["value"], limit)
-
-
-def calibration_finding(cohorts: pl.DataFrame, policy: AlarmPolicy) -> Finding:
-    """Whether the positives observed so far agree with those expected so far, over all cohorts.
-
-    Fails when the ratio leaves the policy's band and chance is an unlikely reason: normal approximation of the
-    Poisson-binomial count, two-sided at the policy's level.
-    """
-    check = "calibration_holds"
-    expected, observed = float(cohorts["expected"].sum()), float(cohorts["observed"].sum())
-    if max(expected, observed) < policy.min_positives:
-        reason = (
-            f"{expected:.0f} positives expected and {observed:.0f} observed so far; "
-            f"alarms.min_positives asks for {policy.min_positives}"
-        )
-        return unknown(check, reason)
-    if expected == 0 and not cohorts["share_known"].sum():
-        reason = (
-            f"{observed:.0f} positives observed so far, but the timing curve expects none to be known at this "
-            f"age: no mature positive tells how early they come"
-        )
-        return unknown(check, reason)
-    ratio = expected / max(observed, 1.0)
-    z = (observed - expected) / max(float(cohorts["variance"].sum()), 1e-12) ** 0.5
-    low, high = policy.calibration_ratio
-    p = 2 * float(norm.sf(abs(z)))
-    outside, surprising = not low <= ratio <= high, p < policy.calibration_alpha
-    where = f"outside {low:g}–{high:g}" if outside else f"within {low:g}–{high:g}"
-    if outside and not surprising:
-        where += f", but not significantly: p = {p:.2g}, limit {policy.calibration_alpha:g}"
-    reason = (
-        f"{expected:.0f} positives expected so far, {observed:.0f} observed: expected/observed {ratio:.2f} "
-        f"({where}), z = {z:+.1f}"
-    )
-    failed = outside and surprising
-    return Finding(
-        check, Status.failed if failed else Status.passed, reason, ratio, low if ratio < 1 else high
-    )
-
-
-def realized_finding(realized: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
-    """Whether the realized ROC AUC of the newest matured cohort is clearly below the reference's.
-
-    Args:
-        realized: as ``core.realized`` returns it.
-        reference_auc: ROC AUC on the champion's reference.
-        policy: how far below is too far.
-    """
-    check = "realized_performance_holds"
-    auc = realized.filter(pl.col("metric") == "roc_auc", pl.col("segment") == "all")
-    if auc.is_empty():
-        return unknown(check, "no matured cohort among the champion's predictions yet")
-    row = auc.row(0, named=True)
-    if row["value"] is None:
-        return unknown(check, row["reason"])
-    limit = reference_auc - policy.max_auc_drop
-    reason = (
-        f"realized ROC AUC {row['value']:.3f} (95 % interval {row['lower']:.3f}–{row['upper']:.3f}) on "
-        f"{row['rows']} matured cases, reference {reference_auc:.3f}, limit {limit:.3f}"
-    )
-    status = Status.failed if row["upper"] < limit else Status.passed
     return Finding(check, status, reason, row["value"], limit)
 
 

@@ -3,7 +3,7 @@
 A number is watched on the cells of PSI, about tenths of its reference, open at both ends; a category on its values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,26 @@ def watched_history(profile: Profile, statistics: ChunkStatistics) -> pl.DataFra
         for cell, n in _by_cell(column, found).items()
     ]
     return pl.DataFrame(rows, schema=HISTORY_SCHEMA, orient="row")
+
+
+def watched_cells(profile: Profile, rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    """The cell of each row in each of these columns, as :func:`watched_history` names them."""
+    columns = {c.name: c for c in profile.columns}
+    return pl.DataFrame({n: _cell_of_rows(columns[n], rows[n]) for n in names}, schema=dict.fromkeys(names, pl.String))
+
+
+def _cell_of_rows(column: FeatureProfile, values: pl.Series) -> pl.Series:
+    if not column.numeric:
+        return values.cast(pl.String).fill_null(MISSING)
+    number = values.cast(pl.Float64).fill_nan(None)
+    grid = column.grid
+    if grid is None:
+        return pl.select(pl.when(number.is_null()).then(pl.lit(MISSING)).otherwise(pl.lit(UNSEEN))).to_series()
+    place = np.searchsorted(grid.psi, number.fill_null(0.0).to_numpy(), side="right")
+    known = pl.Series([_tenth(int(p)) for p in place], dtype=pl.String)
+    other = (number != grid.low) if column.is_constant else number.is_infinite()
+    told = pl.when(number.is_null()).then(pl.lit(MISSING)).when(other).then(pl.lit(UNSEEN)).otherwise(known)
+    return pl.select(told).to_series()
 
 
 def _columns(profile: Profile, statistics: ChunkStatistics) -> Iterator[tuple[str, FeatureProfile, Counted]]:

@@ -18,7 +18,7 @@ from selfheal_assets.use_case import UseCase
 RETRAIN_JOB, MONITOR_JOB, INGEST_JOB = "retrain_job", "monitor_job", "ingest_job"
 MAX_RETRIES_TAG = "dagster/max_retries"
 CHECK_ASSETS = {
-    "drift_within_limits": "drift_report",
+    "drift_within_limits": "drift_alarms",
     "estimated_performance_holds": "estimated_performance",
     "calibration_holds": "partial_label_evidence",
     "realized_performance_holds": "realized_performance",

@@ -9,10 +9,9 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import metrics, tables
-from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
-from selfheal_assets.nannyml_bridge import DriftJudge, PerformanceJudge, fit_drift, fit_performance
+from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.cases import freeze_reference
@@ -24,34 +23,6 @@ from selfheal_assets.use_case import UseCase
 AS_OF_TAG, WINDOW_TAG, CHECKS_TAG = "selfheal/as_of", "selfheal/window", "selfheal/failed_checks"
 DECIDED_TAG = "selfheal/decided"  # on a run that died after its decision was recorded
 _CRON = {"quarter": "0 0 1 */3 *", "month": "0 0 1 * *", "week": "0 0 * * 1", "day": "0 0 * * *"}
-
-
-@dataclass(frozen=True)
-class ChampionProfile:
-    """A version with its frozen reference, scored, and the judges fitted on it."""
-
-    version: int
-    bundle: Bundle
-    reference: pl.DataFrame
-    reference_fingerprint: str
-    reference_auc: float | None
-    """ROC AUC on the reference; ``None`` where that holds one class only."""
-    domain_classifier: bool = False
-
-    @cached_property
-    def positives(self) -> int:
-        """Positives of the reference."""
-        return int(self.reference["label"].sum())
-
-    @cached_property
-    def drift(self) -> DriftJudge:
-        """Drift against the reference."""
-        return fit_drift(self.reference, self.bundle.features, self.domain_classifier)
-
-    @cached_property
-    def performance(self) -> PerformanceJudge:
-        """Performance without labels."""
-        return fit_performance(self.reference)
 
 
 @dataclass
@@ -93,7 +64,7 @@ class Stores:
             label = scored["label"].to_numpy()
             auc = metrics.roc_auc(label, probability) if scored["label"].n_unique() == 2 else None
             self._profiles[version] = ChampionProfile(
-                version, bundle, scored, frozen.fingerprint, auc, self.case.monitoring.domain_classifier
+                version, bundle, scored, frozen.fingerprint, auc, self.warehouse, self.case
             )
         return self._profiles[version]
 

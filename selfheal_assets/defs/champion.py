@@ -1,0 +1,85 @@
+"""A champion with its frozen reference, and what is fitted on it: cells to count in, judges, an estimator's rows."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.density_ratio import Inputs
+from selfheal_assets.core.drift_limits import scatter_limits
+from selfheal_assets.core.encoding import encode
+from selfheal_assets.core.profile import Profile
+from selfheal_assets.core.reference_rows import ReferenceRows
+from selfheal_assets.core.spec import FeatureType
+from selfheal_assets.nannyml_bridge import (
+    REFERENCE_CHUNKS,
+    DriftJudge,
+    PerformanceJudge,
+    fit_drift,
+    fit_performance,
+)
+from selfheal_assets.stores.champion_counts import fit_cells, reference_chunks
+from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets.use_case import UseCase
+
+
+@dataclass(frozen=True)
+class ChampionProfile:
+    """A version with its frozen reference, scored, and what is fitted on it, once and when it is asked for.
+
+    ``reference`` holds the features, ``entity_id``, ``event_time``, ``label``, ``probability``, ``prediction``;
+    ``reference_auc`` is None where it holds one class only.
+    """
+
+    version: int
+    bundle: Bundle
+    reference: pl.DataFrame
+    reference_fingerprint: str
+    reference_auc: float | None
+    warehouse: Warehouse
+    case: UseCase
+
+    @cached_property
+    def positives(self) -> int:
+        """Positives of the reference."""
+        return int(self.reference["label"].sum())
+
+    @cached_property
+    def drift(self) -> DriftJudge:
+        """NannyML's judge of drift."""
+        return fit_drift(self.reference, self.bundle.features, self.case.monitoring.domain_classifier)
+
+    @cached_property
+    def performance(self) -> PerformanceJudge:
+        """NannyML's estimator."""
+        return fit_performance(self.reference)
+
+    @cached_property
+    def cells(self) -> Profile:
+        """The reference as counts, in the cells in which chunks are counted."""
+        return fit_cells(self.warehouse, self.case, self.reference)
+
+    @cached_property
+    def limits(self) -> pl.DataFrame:
+        """How far the reference's own chunks scatter, see ``core.drift_limits``."""
+        parts = reference_chunks(self.warehouse, self.cells, self.reference, REFERENCE_CHUNKS)
+        return scatter_limits(self.cells, parts)
+
+    def inputs(self, rows: pl.DataFrame) -> Inputs:
+        """What tells this champion's chunks from its reference: encoded features and ``probability``."""
+        features = self.bundle.features
+        return Inputs(
+            encode(rows, features, self.bundle.vocabulary),
+            rows["probability"].to_numpy(),
+            [f.name for f in features],
+            [f.type is FeatureType.category for f in features],
+        )
+
+    @cached_property
+    def labelled(self) -> ReferenceRows:
+        """The reference as an estimator's labelled rows."""
+        rows = self.reference
+        return ReferenceRows(
+            self.inputs(rows), rows["prediction"].to_numpy() == 1, rows["label"].to_numpy().astype("int8")
+        )

@@ -1,0 +1,227 @@
+"""Outcomes: what the labels say of the champion, those so far and those of matured cohorts.
+
+Each chunk adds its counts to the champion's books, so that a test may be looked at after every chunk: its chance of
+ever raising a false alarm in a year is the policy's (``harm``). Books are kept by version in tables of their own.
+"""
+
+from datetime import datetime
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core import harm, monitoring, realized
+from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
+from selfheal_assets.core.maturity import TimingCurve, chunks_in_horizon
+from selfheal_assets.core.monitoring import Finding
+from selfheal_assets.core.partial_counts import COHORT_SCHEMA, COUNT_SCHEMA, cohort_rows, hazard_counts, newest_counts
+from selfheal_assets.core.partial_labels import PartialAlarm, partial_alarm
+from selfheal_assets.core.periods import shift_chunks
+from selfheal_assets.core.spec import HarmAlarms
+from selfheal_assets.defs.champion import ChampionProfile
+from selfheal_assets.defs.drift import shaped
+from selfheal_assets.defs.monitor import ERROR, GROUP, LABELLED, cannot_judge, judged, save, served
+from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of
+from selfheal_assets.stores import cases, chunks
+
+PARTIAL, REALIZED = "calibration_holds", "realized_performance_holds"
+_LOSS = "squared error (Brier)"
+
+
+def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
+    """The assets about outcomes, one partition per chunk."""
+
+    @dg.asset(
+        group_name=GROUP,
+        kinds={"duckdb", "polars"},
+        partitions_def=partitions,
+        deps=[LABELLED, "reference_data"],
+        check_specs=[dg.AssetCheckSpec(PARTIAL, asset="partial_label_evidence")],
+    )
+    def partial_label_evidence(context: Context, stores: StoresParam) -> dg.MaterializeResult:
+        """Expected against observed positives so far, cohort by cohort, long before the labels mature.
+
+        The champion scores the recent cohorts; a case with probability p aged a should be positive so far with
+        probability p·F(a), with F the timing curve of the matured cases. A failure means that the champion expects
+        far too few or too many positives, shown by a test that may be looked at after every chunk.
+        """
+        chunk = chunk_of(context, stores.case)
+        profile, rows = served(stores, chunk)
+        frame, alarm, why = pl.DataFrame(), None, cannot_judge(stores, profile, rows, by_labels=True)
+        if profile is not None:
+            frame, alarm = _partial(stores, chunk, profile)
+        if frame.is_empty():
+            empty = why or f"{LABELLED} holds no case: build the dbt models"
+            frame = pl.DataFrame({"cohort": [None], "reason": [empty]})
+        if alarm is None or why:
+            finding = monitoring.unknown(PARTIAL, why or frame["reason"][0])
+        else:
+            finding = harm.partial_harm_finding(alarm)
+            stores.save_chunk(
+                "harm_alarms", chunk.start, harm.partial_row(alarm, stores.case.harm_alarms), evidence="partial"
+            )
+        metadata = save(stores, "partial_label_evidence", chunk, shaped(frame, COHORT_SCHEMA))
+        return judged(stores, chunk, finding, ERROR, metadata)
+
+    @dg.asset(
+        group_name=GROUP,
+        kinds={"duckdb", "polars"},
+        partitions_def=partitions,
+        deps=[LABELLED, "reference_data"],
+        check_specs=[dg.AssetCheckSpec(REALIZED, asset="realized_performance")],
+    )
+    def realized_performance(context: Context, stores: StoresParam) -> dg.MaterializeResult:
+        """All metrics on the newest matured cohort, by segment: as it was served then, and as today's champion does.
+
+        The check judges today's champion. A failure means that its losses are shown to be higher than on its
+        reference, or its ranking clearly worse, by tests that may be looked at after every chunk.
+        """
+        chunk = chunk_of(context, stores.case)
+        profile, _ = served(stores, chunk)
+        frame, finding = _realized(stores, chunk, profile)
+        metadata = save(stores, "realized_performance", chunk, frame)
+        return judged(stores, chunk, finding, ERROR, metadata)
+
+    return [partial_label_evidence, realized_performance]
+
+
+def _partial(
+    stores: Stores, chunk: Chunk, profile: ChampionProfile
+) -> tuple[pl.DataFrame, PartialAlarm | None]:
+    """Cohorts for people to read, and what all counts since the champion's first chunk say."""
+    monitored, policy = stores.case.monitoring, stores.case.harm_alarms
+    since = shift_chunks(chunk.start, monitored.chunk, 1 - monitored.lookback)
+    rows = chunks.labelled_predictions(stores.warehouse, since, chunk.end)
+    if rows.is_empty():
+        return pl.DataFrame(), None
+    scored = _aged(rows, profile.bundle.score(rows))
+    reference, curve = _reference_counts(stores, profile, policy)
+    counts = newest_counts(_booked(stores, "hazard_counts", chunk, profile), hazard_counts(scored, curve, policy))
+    _book(stores, "hazard_counts", chunk, profile, counts)
+    return cohort_rows(scored, curve, profile.positives, policy), partial_alarm(counts, reference, policy)
+
+
+def _aged(rows: pl.DataFrame, probability: np.ndarray) -> pl.DataFrame:
+    """Cases as ``partial_counts`` takes them. A label from before its case counts as known at once."""
+    known = (pl.col("recorded_at") - pl.col("event_time")).dt.total_seconds() / 86400.0
+    age = pl.min_horizontal(known.clip(0), pl.col("age_days"))
+    return rows.select(
+        "cohort",
+        pl.col("age_days").cast(pl.Float64),
+        pl.Series("probability", probability),
+        pl.when(pl.col("label") == 1).then(age.fill_null(pl.col("age_days"))).alias("positive_age_days"),
+    )
+
+
+def _reference_counts(
+    stores: Stores, profile: ChampionProfile, policy: HarmAlarms
+) -> tuple[pl.DataFrame, TimingCurve]:
+    """Counts of the reference's cases, all mature, and the timing curve known with them."""
+    window = profile.bundle.reference
+    curve = cases.timing_curve(stores.warehouse, stores.case, window.as_of)
+    rows = cases.matured_cases(stores.warehouse, stores.case, window.as_of, window.start, window.end)
+    rows = rows.filter(pl.col("label").is_not_null()).with_columns(
+        cohort=pl.lit(window.start).cast(pl.Datetime("us")), age_days=pl.lit(curve.horizon_days)
+    )
+    return hazard_counts(_aged(rows, profile.bundle.score(rows)), curve, policy), curve
+
+
+_BOOKS = {
+    "hazard_counts": COUNT_SCHEMA,
+    "realized_losses": {
+        "seen_in": pl.Datetime("us"),
+        "rows": pl.Int64,
+        "total": pl.Float64,
+        "squares": pl.Float64,
+    },
+}
+
+
+def _booked(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile) -> pl.DataFrame:
+    """The version's books as they stood after the chunk before this one."""
+    columns = _BOOKS[table]
+    if not stores.warehouse.has(table):
+        return pl.DataFrame(schema=columns)
+    found = stores.warehouse.query(
+        f"""select * from {table} where version = ? and chunk =
+            (select max(chunk) from {table} where version = ? and chunk < ?)""",
+        [profile.version, profile.version, chunk.start],
+    )
+    return found.select(pl.col(c).cast(t) for c, t in columns.items())
+
+
+def _book(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile, books: pl.DataFrame) -> None:
+    stores.save_chunk(
+        table, chunk.start, books.with_columns(version=pl.lit(profile.version, pl.Int64)), version=profile.version
+    )
+
+
+def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> tuple[pl.DataFrame, Finding]:
+    """Realized metrics of the cohort that became mature in this chunk, and the champion's finding."""
+    case, policy = stores.case, stores.case.policy
+    start = shift_chunks(
+        chunk.start, case.monitoring.chunk, -chunks_in_horizon(case.label, case.monitoring.chunk)
+    )
+    end = shift_chunks(start, case.monitoring.chunk, 1)
+    rows = chunks.labelled_predictions(stores.warehouse, start, end)
+    rows = rows.filter(pl.col("is_mature") & pl.col("label").is_not_null())
+
+    def figures(scored: pl.DataFrame, scored_by: str) -> pl.DataFrame:
+        made = realized.realized_by_segment(
+            scored, case.segments, policy.alarms, policy.costs, case.training.seed, policy.realized
+        )
+        return made.with_columns(scored_by=pl.lit(scored_by))
+
+    parts = [figures(rows.with_columns(flagged=pl.col("prediction") == 1), "served")]
+    if profile is None:
+        finding = monitoring.unknown(REALIZED, "no predictions in this chunk")
+    else:
+        p = profile.bundle.score(rows)
+        flagged = pl.Series("flagged", p >= profile.bundle.threshold)
+        parts.append(figures(rows.with_columns(flagged, probability=pl.Series(p)), "champion"))
+        finding = _realized_finding(stores, chunk, profile, rows["label"].to_numpy().astype(np.int8), p)
+    return pl.concat(parts).with_columns(cohort=pl.lit(start).cast(pl.Datetime("us"))), finding
+
+
+def _realized_finding(
+    stores: Stores, chunk: Chunk, profile: ChampionProfile, label: np.ndarray, probability: np.ndarray
+) -> Finding:
+    """Losses by betting and ranking by DeLong share the budget of realized outcomes half and half."""
+    alarms, policy = stores.case.policy.alarms, stores.case.harm_alarms
+    short = monitoring.reference_shortage(alarms, profile.reference.height, profile.positives)
+    bet, seen = _losses(stores, chunk, profile, label, probability)
+    row = harm.realized_row(bet, seen, _LOSS)
+    stores.save_chunk("harm_alarms", chunk.start, row, evidence="realized")
+    if short or profile.reference_auc is None:
+        return monitoring.unknown(REALIZED, short)
+    alpha = policy.realized_alpha / 2 / policy.horizon_chunks
+    if len(label) < alarms.min_rows or int(label.sum()) < alarms.min_positives:
+        ranking = monitoring.unknown(
+            REALIZED,
+            f"{len(label)} matured labels with {int(label.sum())} positives; alarms.min_rows and "
+            f"alarms.min_positives ask for {alarms.min_rows} and {alarms.min_positives}",
+        )
+    else:
+        ranking = harm.ranking_finding(label, probability, profile.reference_auc, alarms.max_auc_drop, alpha)
+    return harm.joint_finding([ranking, harm.realized_harm_finding(bet, _LOSS)])
+
+
+def _losses(
+    stores: Stores, chunk: Chunk, profile: ChampionProfile, label: np.ndarray, probability: np.ndarray
+) -> tuple[LossBet, list[datetime]]:
+    """The champion's books of realized losses with this chunk's, and the chunks they are of."""
+    policy = stores.case.harm_alarms
+    half = policy.model_copy(update={"partial_share": (1 + policy.partial_share) / 2})
+    sums = loss_sums(np.square(probability - label))
+    now = {"seen_in": [chunk.start], "rows": [sums.rows], "total": [sums.total], "squares": [sums.squares]}
+    books = pl.concat(
+        [
+            _booked(stores, "realized_losses", chunk, profile),
+            pl.DataFrame(now, schema=_BOOKS["realized_losses"]),
+        ]
+    )
+    _book(stores, "realized_losses", chunk, profile, books)
+    reference = profile.reference
+    held_out = loss_sums(np.square(reference["probability"].to_numpy() - reference["label"].to_numpy()))
+    seen = [LossSums(*row) for row in books.select("rows", "total", "squares").iter_rows()]
+    return bet_on(held_out, seen, half), books["seen_in"].to_list()

@@ -1,0 +1,79 @@
+"""Counts of what a champion answered, in the cells of its own reference: taken once, stored, read instead of rows.
+
+How rows are counted is ``pushdown``'s, where counts are kept ``chunk_tables``'s business.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+import duckdb
+import polars as pl
+
+from selfheal_assets.core.calibration import IDENTITY, CannotCalibrate, plain_map
+from selfheal_assets.core.chunk_statistics import ChunkStatistics
+from selfheal_assets.core.profile import Profile
+from selfheal_assets.stores.chunk_tables import load_statistics, store_statistics, stored_chunks
+from selfheal_assets.stores.pushdown import fit_profile, statistics_of
+from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets.use_case import UseCase
+
+_REFERENCE = "scored_reference"
+
+
+def fit_cells(warehouse: Warehouse, case: UseCase, reference: pl.DataFrame) -> Profile:
+    """Freeze a champion's reference as counts.
+
+    Args:
+        warehouse: counts.
+        case: features, segments and policy.
+        reference: the features, ``probability``, ``prediction`` and ``label``.
+    """
+    try:
+        calibration = plain_map(reference["probability"].to_numpy(), reference["label"].to_numpy())
+    except CannotCalibrate:
+        calibration = IDENTITY
+    with _registered(warehouse, reference) as connection:
+        return fit_profile(
+            connection, _REFERENCE, case.features, case.segments, calibration, case.policy.drift_figures
+        )
+
+
+def reference_chunks(
+    warehouse: Warehouse, profile: Profile, reference: pl.DataFrame, number: int
+) -> ChunkStatistics:
+    """The reference cut into ``number`` chunks of equal size, in its order; rows left over are left out."""
+    size = max(reference.height // number, 1)
+    rows = reference.head(size * number).with_columns(part=pl.int_range(pl.len()) // size)
+    with _registered(warehouse, rows) as connection:
+        return statistics_of(connection, _REFERENCE, profile, key="lpad(part::varchar, 6, '0')")
+
+
+@contextmanager
+def _registered(warehouse: Warehouse, rows: pl.DataFrame) -> Iterator[duckdb.DuckDBPyConnection]:
+    with warehouse.read() as connection:
+        connection.register(_REFERENCE, rows.to_arrow())
+        try:
+            yield connection
+        finally:
+            connection.unregister(_REFERENCE)
+
+
+def count_chunk(
+    warehouse: Warehouse, profile: Profile, version: int, start: datetime, end: datetime, name: str
+) -> ChunkStatistics:
+    """Count the champion's rows with event times in [start, end), and store the counts as the chunk ``name``."""
+    source = f"""(select * from prediction_log where role = 'champion' and model_version = {int(version)}
+        and event_time >= timestamp '{start.isoformat(" ")}' and event_time < timestamp '{end.isoformat(" ")}')"""
+    with warehouse.write() as connection:
+        statistics = statistics_of(connection, source, profile, chunk=name)
+        store_statistics(connection, profile, statistics)
+    return statistics
+
+
+def counted_until(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistics:
+    """What is stored under this profile of the chunks up to ``name``, in order; chunks' names sort by time."""
+    with warehouse.write() as connection:
+        return load_statistics(
+            connection, profile, [n for n in stored_chunks(connection, profile) if n <= name]
+        )

@@ -15,7 +15,6 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from selfheal_assets.core import metrics
 from selfheal_assets.core.spec import DensityRatio
 
 Array = np.ndarray

@@ -24,7 +24,8 @@ from selfheal_assets.stores.chunk_tables import (
     store_statistics,
     stored_chunks,
 )
-from selfheal_assets.stores.pushdown import fit_profile, statistics_of
+from selfheal_assets.stores.pushdown import statistics_of
+from selfheal_assets.stores.reference_profile import fit_profile
 
 NUMBER, KIND = Feature(name="x", type="number"), Feature(name="kind", type="category")
 SMALL_SEGMENTS = DriftFigures(min_segment_rows=30, max_segment_values=2)

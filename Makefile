@@ -145,6 +145,10 @@ $(PEERS): $(STAMP) selfheal_assets_tests/bench/peers.txt
 bench-monitoring: $(PEERS) ## Monitor 1e5 to 1e7 rows beside NannyML and Evidently (ARGS=--huge: 1e8 too)
 	@$(BIN)/python -m selfheal_assets_tests.bench.monitoring $(ARGS)
 
+.PHONY: bench-estimators
+bench-estimators: $(STAMP) ## Hold estimates without labels against the labels, on three data sets (3 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.estimators $(ARGS)
+
 # --- Work on it -----------------------------------------------------------------------------
 
 .PHONY: fmt

@@ -1,21 +1,19 @@
 """From raw scores to calibrated probabilities: the isotonic map, plain and importance-weighted.
 
 The plain map learns P(positive | score) on the reference, and holds for a chunk as long as that relation does. Where
-the inputs have shifted it need not: cases of one score may now be others than they were. The weighted map counts each
-reference row as often as its like occurs in the chunk (the ratio of the two densities, told by a classifier that
-learns to tell chunk from reference) and so follows a shift of the inputs. Neither sees a change of
-P(positive | inputs) itself, which is told by labels alone.
+the inputs have shifted it need not: cases of one score may now be others than they were. The weighted map counts
+each reference row as often as its like occurs in the chunk (``core.density_ratio``) and so follows a shift of the
+inputs. Neither sees a change of P(positive | inputs) itself, which is told by labels alone.
 
 A map is a table of knots, so it can be stored, compared, and evaluated where the rows lie.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, Self
 
 import numpy as np
-
-from selfheal_assets.core.spec import DensityRatio
 
 Array = np.ndarray
 ECE_BINS: Final = 10
@@ -149,7 +147,7 @@ def _calibration_error(label: Array, probability: Array) -> float:
     bins = ECE_BINS if rows > 2 * ECE_BINS else rows // 2
     edges = np.arange(0, rows + 1, rows // bins)
     edges[-1] = rows
-    parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
     return sum((p.stop - p.start) / rows * abs(probability[p].mean() - label[p].mean()) for p in parts)
 
 
@@ -161,125 +159,3 @@ def plain_map(score: Array, label: Array) -> IsotonicMap:
     """
     _require_both_classes(score, label)
     return fit_isotonic(score, label) if needs_calibration(score, label) else IDENTITY
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a classifier tells chunk from reference by.
-
-    Attributes:
-        matrix: encoded features (``core.encoding``), NaN for missing; float32, shape (rows, features).
-        score: the model's raw scores; float64, shape (rows,).
-        categorical: whether a column holds codes of categories; as many as there are columns.
-    """
-
-    matrix: Array
-    score: Array
-    categorical: Sequence[bool]
-
-    def take(self, rows: Array) -> "Inputs":
-        """These rows (positions or a mask)."""
-        return Inputs(self.matrix[rows], self.score[rows], self.categorical)
-
-
-def density_ratio(reference: Inputs, chunk: Inputs, policy: DensityRatio, seed: int) -> Array:
-    """How much more often each reference row's like occurs in the chunk; mean 1, shape (reference rows,).
-
-    A classifier with probability c that a row is the chunk's gives the ratio c/(1 − c), times the ratio of the row
-    counts. Each reference row is judged by a classifier that has not seen it (``policy.folds``), for a flexible one
-    would tell the very rows apart. Ratios above ``policy.largest`` are cut there: a few rows must not decide.
-
-    Source: Bickel, Brückner and Scheffer, JMLR 10, 2009; Sugiyama et al., Density Ratio Estimation, 2012.
-    """
-    fit = {"logistic": _logistic_odds, "boosted": _boosted_odds}[policy.classifier]
-    rng = np.random.default_rng(seed)
-    rows = reference.matrix.shape[0]
-    fold = rng.permutation(rows) % policy.folds
-    weight = np.empty(rows)
-    for k in range(policy.folds):
-        seen, unseen = reference.take(fold != k), reference.take(fold == k)
-        weight[fold == k] = fit(seen, chunk, unseen, policy, seed)
-    weight = np.minimum(weight / weight.mean(), policy.largest)
-    return weight / weight.mean()
-
-
-def effective_rows(weight: Array) -> float:
-    """Kish's effective sample size: as many equally weighted rows would tell as much."""
-    return float(weight.sum() ** 2 / (weight**2).sum())
-
-
-def _logistic_odds(seen: Inputs, chunk: Inputs, judged: Inputs, policy: DensityRatio, seed: int) -> Array:
-    """Odds of belonging to the chunk by logistic regression; see :class:`DensityRatio`."""
-    from sklearn.linear_model import LogisticRegression
-
-    plan = _Design.of(seen, chunk)
-    target = np.concatenate([np.zeros(len(seen.score)), np.ones(len(chunk.score))])
-    fitted = LogisticRegression(C=1.0, max_iter=200, tol=1e-3).fit(
-        np.concatenate([plan(seen), plan(chunk)]), target
-    )
-    return np.exp(np.clip(fitted.decision_function(plan(judged)), -30, 30))
-
-
-@dataclass(frozen=True)
-class _Design:
-    """The columns of the logistic regression: numbers standardised with their squares, categories one by one."""
-
-    middle: Array
-    scale: Array
-    categorical: Array
-    codes: tuple[Array, ...]
-
-    @classmethod
-    def of(cls, seen: Inputs, chunk: Inputs) -> "_Design":
-        both = cls._columns(seen, chunk)
-        categorical = np.append(np.asarray(seen.categorical, dtype=bool), False)
-        numbers = both[:, ~categorical]
-        known = np.isfinite(numbers)
-        count = np.maximum(known.sum(axis=0), 1)
-        middle = np.where(known, numbers, 0).sum(axis=0) / count
-        spread = np.sqrt((np.where(known, numbers - middle, 0) ** 2).sum(axis=0) / count)
-        codes = []
-        for column in both[:, categorical].T:
-            values, times = np.unique(column[np.isfinite(column)], return_counts=True)
-            codes.append(values[times >= 0.005 * len(column)])
-        return cls(middle, np.where(spread > 0, spread, 1), categorical, tuple(codes))
-
-    @staticmethod
-    def _columns(*parts: Inputs) -> Array:
-        """Features and the score's log odds, as float64."""
-        odds = [np.log(s / (1 - s)) for s in (np.clip(p.score, 1e-6, 1 - 1e-6) for p in parts)]
-        return np.concatenate(
-            [np.column_stack([p.matrix.astype(np.float64), o]) for p, o in zip(parts, odds, strict=True)]
-        )
-
-    def __call__(self, rows: Inputs) -> Array:
-        columns = self._columns(rows)
-        numbers = (columns[:, ~self.categorical] - self.middle) / self.scale
-        missing = ~np.isfinite(numbers)
-        numbers = np.clip(np.where(missing, 0, numbers), -4, 4)
-        one_hot = [
-            column[:, None] == codes
-            for column, codes in zip(columns[:, self.categorical].T, self.codes, strict=True)
-        ]
-        missing_category = ~np.isfinite(columns[:, self.categorical])
-        return np.column_stack([numbers, numbers**2, missing, missing_category, *one_hot]).astype(np.float32)
-
-
-def _boosted_odds(seen: Inputs, chunk: Inputs, judged: Inputs, policy: DensityRatio, seed: int) -> Array:
-    """Odds of belonging to the chunk by boosted trees; see :class:`DensityRatio`."""
-    import xgboost
-
-    matrix = np.concatenate([np.column_stack([p.matrix, p.score]) for p in (seen, chunk)]).astype(np.float32)
-    target = np.concatenate([np.zeros(len(seen.score)), np.ones(len(chunk.score))])
-    # Balanced: both classes weigh the same, whatever their sizes, and the tree sees a shift as such.
-    balance = np.where(target == 1, len(seen.score) / len(chunk.score), 1.0)
-    parameters = {
-        "objective": "binary:logistic", "tree_method": "hist", "max_depth": policy.max_depth,
-        "eta": policy.learning_rate, "min_child_weight": 20, "seed": seed, "nthread": 1, "max_bin": 64,
-    }  # fmt: skip
-    data = xgboost.QuantileDMatrix(matrix, target, weight=balance, nthread=1, max_bin=64)
-    booster = xgboost.train(parameters, data, num_boost_round=policy.rounds)
-    margin = booster.inplace_predict(
-        np.column_stack([judged.matrix, judged.score]).astype(np.float32), predict_type="margin"
-    )
-    return np.exp(np.clip(margin.astype(np.float64), -30, 30))

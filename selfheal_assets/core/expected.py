@@ -1,9 +1,8 @@
 """Expected performance of a chunk from calibrated probabilities, before any label is known.
 
 A row with calibrated probability p is positive with chance p, so each cell of the confusion matrix, and every
-metric made of them, has an expected value (CBPE, confidence-based performance estimation). An isotonic map is
-constant on long stretches of the score; rows that share a probability, their neighbours in score order, count as
-one *group*, and a group's sums are all that is needed. A hundred million rows are a few hundred groups.
+metric made of them, has an expected value (CBPE, confidence-based performance estimation). Rows that share a
+probability count as one group (``core.score_groups``), so a figure costs the same at any number of rows.
 
 How probabilities are calibrated belongs to ``core.calibration``, how far chance moves a metric to
 ``core.sampling_error``, which estimate to trust to ``core.estimation``.
@@ -21,92 +20,12 @@ import polars as pl
 from scipy.special import digamma, ndtr
 
 from selfheal_assets.core.metrics import UndefinedMetric
+from selfheal_assets.core.score_groups import ScoreGroups, by_rank
 from selfheal_assets.core.spec import Costs
 
 Array = np.ndarray
-LOG_MARGIN: Final = 1e-12  # as in core.metrics.log_loss: keeps a logarithm finite
 CALIBRATION_BINS: Final = 10
 BUSINESS_VALUE: Final = "business_value"
-
-
-@dataclass(frozen=True)
-class ScoreGroups:
-    """Rows by calibrated probability: arrays of equal length, in ascending order of the raw score.
-
-    Attributes:
-        probability: calibrated, the group's common value; float64, 0..1.
-        rows: how many; float64.
-        flagged: whether they are predicted positive; bool.
-        score_sum: sum of their raw scores; float64.
-        score_square_sum: sum of the squares of their raw scores; float64.
-        rank: groups of equal rank are ties in score order (they differ in ``flagged``); int64, ascending.
-        log_score_sum: sum of ln(score), each score kept ``LOG_MARGIN`` away from 0 and 1; float64. Only the log
-            loss needs it, and says so where it is ``None``.
-        log_complement_sum: the same of ln(1 − score).
-    """
-
-    probability: Array
-    rows: Array
-    flagged: Array
-    score_sum: Array
-    score_square_sum: Array
-    rank: Array
-    log_score_sum: Array | None = None
-    log_complement_sum: Array | None = None
-
-    @property
-    def total(self) -> float:
-        """Number of rows."""
-        return float(self.rows.sum())
-
-    @property
-    def positives(self) -> float:
-        """Expected number of positives."""
-        return float(self.probability @ self.rows)
-
-
-def groups_of_rows(score: Array, calibrated: Array, flagged: Array) -> ScoreGroups:
-    """Groups of single rows.
-
-    Args:
-        score: the model's raw scores, finite; shape (rows,).
-        calibrated: the calibrated probability of each, a function of the score; shape (rows,).
-        flagged: bool, predicted positive; shape (rows,).
-
-    Raises:
-        ValueError: a value is not finite, or two rows of one score have two probabilities.
-    """
-    score, calibrated = np.asarray(score, dtype=np.float64), np.asarray(calibrated, dtype=np.float64)
-    flagged = np.asarray(flagged, dtype=bool)
-    if lost := int(np.sum(~(np.isfinite(score) & np.isfinite(calibrated)))):
-        raise ValueError(f"{lost} of {len(score)} scores are not finite: leave these rows out, and say so")
-    if outside := int(np.sum((calibrated < 0) | (calibrated > 1))):
-        raise ValueError(f"{outside} of {len(score)} calibrated probabilities lie outside 0..1")
-    order = np.argsort(score, kind="stable")
-    score, calibrated, flagged = score[order], calibrated[order], flagged[order]
-    moves = np.diff(calibrated) != 0
-    if np.any(moves & (np.diff(score) == 0)):
-        raise ValueError(
-            "two rows of one score have two calibrated probabilities: calibrate by the score alone"
-        )
-    run = np.concatenate([[0], np.cumsum(moves)])[: len(score)]
-    cell, member = np.unique(run * 2 + flagged, return_inverse=True)
-    safe = np.clip(score, LOG_MARGIN, 1 - LOG_MARGIN)
-    by_run = calibrated[np.flatnonzero(np.concatenate([[True], moves])[: len(score)])]
-
-    def total(values: Array) -> Array:
-        return np.bincount(member, values, minlength=len(cell))
-
-    return ScoreGroups(
-        probability=by_run[cell // 2],
-        rows=total(np.ones(len(score))),
-        flagged=cell % 2 == 1,
-        score_sum=total(score),
-        score_square_sum=total(score**2),
-        rank=cell // 2,
-        log_score_sum=total(np.log(safe)),
-        log_complement_sum=total(np.log1p(-safe)),
-    )
 
 
 @dataclass(frozen=True)
@@ -121,7 +40,7 @@ class ExpectedConfusion:
 
 def expected_confusion(groups: ScoreGroups) -> ExpectedConfusion:
     """Cells as expected counts: a flagged row of probability p is p of a true and 1 − p of a false positive."""
-    positive, negative = _classes(groups)
+    positive, negative = groups.classes()
     hit = groups.flagged
     return ExpectedConfusion(
         float(positive[hit].sum()),
@@ -129,11 +48,6 @@ def expected_confusion(groups: ScoreGroups) -> ExpectedConfusion:
         float(positive[~hit].sum()),
         float(negative[~hit].sum()),
     )
-
-
-def _classes(groups: ScoreGroups) -> tuple[Array, Array]:
-    """Expected positives and negatives of each group."""
-    return groups.probability * groups.rows, (1 - groups.probability) * groups.rows
 
 
 def _share(part: float, whole: float, missing: str) -> float:
@@ -173,17 +87,9 @@ def expected_accuracy(groups: ScoreGroups) -> float:
     return (c.tp + c.tn) / groups.total
 
 
-def by_rank(groups: ScoreGroups, *columns: Array) -> list[Array]:
-    """Sums of each column over groups that are ties in score order; highest score first."""
-    if not len(groups.rank):
-        return [np.empty(0) for _ in columns]
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(groups.rank) != 0]))
-    return [np.add.reduceat(column, starts)[::-1] for column in columns]
-
-
 def _ranked_classes(groups: ScoreGroups, metric: str) -> tuple[Array, Array]:
     """Expected positives and negatives by rank, highest first, where both classes are expected."""
-    positive, negative = by_rank(groups, *_classes(groups))
+    positive, negative = by_rank(groups, *groups.classes())
     if positive.sum() <= 0 or negative.sum() <= 0:
         only = "negatives" if positive.sum() <= 0 else "positives"
         raise UndefinedMetric(f"{metric} needs both classes: only {only} are expected among the rows")
@@ -223,7 +129,7 @@ def expected_average_precision(groups: ScoreGroups) -> float:
     p·(T₀ + j·p)/(n₀ + j) is p·(n·p + (T₀ − n₀·p)·(ψ(n₀ + n + 1) − ψ(n₀ + 1))), ψ the digamma function: the rows
     themselves are not needed.
     """
-    rows, positive = by_rank(groups, groups.rows, _classes(groups)[0])
+    rows, positive = by_rank(groups, groups.rows, groups.classes()[0])
     if positive.sum() <= 0:
         raise UndefinedMetric("average precision needs expected positives: every probability is 0")
     before, hits = np.cumsum(rows) - rows, np.cumsum(positive) - positive
@@ -295,7 +201,7 @@ METRICS: Final[dict[str, tuple[str, Callable[[ScoreGroups], float]]]] = {
     "brier": ("squared probability", expected_brier),
     "log_loss": ("nats", expected_log_loss),
     "ks": ("share", expected_ks),
-    "gini": ("share", expected_gini),
+    "gini": ("index", expected_gini),
     "expected_calibration_error": ("probability", expected_calibration_error),
     "tp": ("rows", lambda g: expected_confusion(g).tp),
     "fp": ("rows", lambda g: expected_confusion(g).fp),
@@ -303,6 +209,16 @@ METRICS: Final[dict[str, tuple[str, Callable[[ScoreGroups], float]]]] = {
     "tn": ("rows", lambda g: expected_confusion(g).tn),
 }
 """Unit and function of each metric that needs no costs; the order of every table of estimates."""
+
+POSSIBLE: Final = {
+    "share": (0.0, 1.0),
+    "index": (-1.0, 1.0),
+    "probability": (0.0, 1.0),
+    "squared probability": (0.0, 1.0),
+    "nats": (0.0, np.inf),
+    "rows": (0.0, np.inf),
+}
+"""Smallest and largest value of a metric, by its unit; money has none."""
 
 EXPECTED_SCHEMA: Final = {
     "metric": pl.String,

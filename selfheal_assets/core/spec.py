@@ -210,9 +210,10 @@ class AlarmPolicy(Spec):
 class DensityRatio(Spec):
     """How a chunk's rows are told from the reference's, for importance weights.
 
-    ``classifier``: logistic on standardised features and their squares, which loses little where the shift is mild;
-    boosted trees, which see interactions. ``folds``: each reference row is judged by a classifier fitted on the others.
-    ``largest`` cuts weights (mean 1) from above. ``rounds``, ``max_depth`` and ``learning_rate`` are the trees'.
+    ``classifier``: boosted trees, which see interactions, or logistic on standardised features and their squares,
+    which matches the columns' means more closely. ``folds``: each reference row is judged by a classifier fitted on
+    the others. ``largest`` cuts weights (mean 1) from above. ``rounds``, ``max_depth`` and ``learning_rate`` are the
+    trees'.
     """
 
     classifier: Literal["logistic", "boosted"] = "boosted"
@@ -221,6 +222,33 @@ class DensityRatio(Spec):
     rounds: Annotated[int, Field(ge=1, le=1000)] = 40
     max_depth: Annotated[int, Field(ge=1, le=10)] = 3
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.15
+
+
+class Estimation(Spec):
+    """When performance can be estimated without labels, by which estimator, and when to trust it.
+
+    A chunk needs ``min_rows`` scored rows, the reference ``min_class_rows`` rows of each class. Importance weights
+    are used only if the weighted reference keeps ``min_effective_rows`` effective rows of each class and differs from
+    the chunk by at most ``max_imbalance`` in every column (see ``core.density_ratio.imbalance``; more where chance
+    alone explains more); ``ratios`` are tried in turn until one does. ``folds`` and ``draws``: the backtest fits on
+    all but one fold of the reference and redraws so many chunks from that one. Estimates of two estimators that
+    differ by more than ``disagreement`` standard errors are not trusted. ``confidence`` is the intervals'.
+    ``max_rows`` bounds the rows of either side that weights are learnt from.
+    """
+
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_class_rows: Annotated[int, Field(ge=2)] = 30
+    min_effective_rows: Annotated[int, Field(ge=2)] = 100
+    max_imbalance: Annotated[float, Field(gt=0, lt=1)] = 0.04
+    ratios: Annotated[tuple[DensityRatio, ...], Field(min_length=1)] = (
+        DensityRatio(),
+        DensityRatio(classifier="logistic"),
+    )
+    folds: Annotated[int, Field(ge=2, le=10)] = 3
+    draws: Annotated[int, Field(ge=1, le=200)] = 4
+    disagreement: Annotated[float, Field(gt=0)] = 2.0
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    max_rows: Annotated[int, Field(ge=1000)] = 100_000
 
 
 class Costs(Spec):

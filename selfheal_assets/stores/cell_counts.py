@@ -16,11 +16,11 @@ import polars as pl
 from selfheal_assets.core.grid import Grid
 from selfheal_assets.core.profile import PREDICTION, SCORE, FeatureProfile
 from selfheal_assets.core.score_cells import SCORE_BUCKETS, ScoreCells
+from selfheal_assets.core.score_groups import LOG_MARGIN
 from selfheal_assets.stores.slices import Slices, name, number
 
 BUCKETS_TABLE = "selfheal_score_buckets"
 BELOW, WITHIN, ABOVE, MISSING, INFINITE = range(-1, 4)  # where a value lies
-_MARGIN = 1e-12  # keeps a logarithm finite, as in core.expected
 
 
 def count_rows(connection: duckdb.DuckDBPyConnection, source: str, slices: Slices) -> pl.DataFrame:
@@ -207,8 +207,8 @@ def count_scores(
     sums = ["rows", "score_sum", "score_square_sum", "log_score_sum", "log_complement_sum"]
     counted = connection.sql(
         f"""select {slices.columns}, cell, flagged, count(*) "rows", sum(s) score_sum, sum(s * s) score_square_sum,
-                sum(ln(least(greatest(s, {number(_MARGIN)}), {number(1 - _MARGIN)}))) log_score_sum,
-                sum(ln(least(greatest(1e0 - s, {number(_MARGIN)}), {number(1 - _MARGIN)}))) log_complement_sum
+                sum(ln(least(greatest(s, {number(LOG_MARGIN)}), {number(1 - LOG_MARGIN)}))) log_score_sum,
+                sum(ln(least(greatest(1e0 - s, {number(LOG_MARGIN)}), {number(1 - LOG_MARGIN)}))) log_complement_sum
             from (select r.* exclude (s), s, start{above} as cell
                   from (select *, {bucket} g
                         from (select {slices.select}, {name(SCORE)}::double s,

@@ -21,6 +21,19 @@ def test_a_million_rows_in_small(tmp_path):
     assert list(tmp_path.iterdir()) == [], "it removes what it wrote"
 
 
+def test_estimates_are_held_against_labels():
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.estimators", "--only", "car_loan"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert (ran.returncode == 0) == (told["failed"] == []), ran.stderr
+    for metric in ("roc_auc", "f1", "accuracy"):
+        found = told["car_loan"][metric]
+        better = min(found["mae_cbpe"], found["mae_weighted"])
+        assert found["mae_chosen"] <= 1.05 * better < found["mae_constant"], metric
+    assert told["untrusted"]["car_loan"]["untrusted"] > 0
+    assert told["nannyml_difference"] is None
+
+
 def test_the_crash_test_counts_what_is_lost_doubled_and_changed(tmp_path):
     crashes = Crashes(tmp_path, connections=3, load_s=0.5, command_every=100, workers=1, seed=1)
     counted = crashes.run(rounds=3, lanes=1)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from selfheal_assets.core import metrics
 from selfheal_assets.core.expected import (
     METRICS,
-    ScoreGroups,
     business_value,
     expected_average_precision,
     expected_brier,
@@ -27,8 +26,8 @@ from selfheal_assets.core.expected import (
     expected_roc_auc,
     expected_specificity,
     folded_normal_mean,
-    groups_of_rows,
 )
+from selfheal_assets.core.score_groups import ScoreGroups, groups_of_labels, groups_of_rows
 from selfheal_assets.core.spec import Costs
 
 COSTS = Costs(missed_positive=10, refused_good=3, caught_positive=1, accepted_good=2, currency="USD")
@@ -256,3 +255,43 @@ def test_no_nan_and_no_infinity_whatever_the_rows(rows):
     assert (frame["value"].is_null() == frame["reason"].is_not_null()).all()
     shares = frame.filter(pl.col("unit") == "share", pl.col("metric") != "gini")["value"].drop_nulls()
     assert ((shares >= 0) & (shares <= 1 + 1e-12)).all()
+
+
+# Labels are certain probabilities.
+
+
+def test_labelled_rows_give_the_realized_metrics_with_ties():
+    rng = np.random.default_rng(8)
+    score = np.round(rng.beta(2, 3, 3000), 2)
+    label = (rng.uniform(size=3000) < score).astype(int)
+    flagged = score >= 0.5
+    flagged[:40] = ~flagged[:40]  # two model versions: one score, two decisions
+    found = by_name(expected_metrics(groups_of_labels(score, label, flagged)))
+    hits = int((flagged & (label == 1)).sum())
+    positive, negative = np.sort(score[label == 1]), np.sort(score[label == 0])
+    at = np.unique(score)
+    apart = [np.searchsorted(x, at, side="right") / len(x) for x in (positive, negative)]
+    wanted = {
+        "roc_auc": metrics.roc_auc(label, score),
+        "f1": metrics.f1_score(label, flagged),
+        "precision": hits / flagged.sum(),
+        "recall": hits / label.sum(),
+        "accuracy": (flagged == label).mean(),
+        "brier": metrics.brier_score(label, score),
+        "log_loss": metrics.log_loss(label, score),
+        "ks": np.abs(apart[0] - apart[1]).max(),
+        "tp": hits,
+    }
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
+
+
+def test_labelled_rows_without_ties_give_the_average_precision():
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(9)
+    score = rng.permutation(np.linspace(0.01, 0.99, 500))
+    label = (rng.uniform(size=500) < score).astype(int)
+    groups = groups_of_labels(score, label, score > 0.5)
+    assert expected_average_precision(groups) == pytest.approx(
+        average_precision_score(label, score), rel=1e-12
+    )

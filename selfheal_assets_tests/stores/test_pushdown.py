@@ -209,7 +209,7 @@ def test_chunks_counted_together_are_those_counted_alone_and_add_up_to_the_whole
 
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_score_cells_give_the_metrics_of_the_single_rows(connection, calibrated):
-    from selfheal_assets.core.expected import groups_of_rows
+    from selfheal_assets.core.score_groups import groups_of_rows
 
     reference, chunk = rows(4_000, 1), rows(3_000, 2)
     learnt = fit_isotonic(reference["probability"].to_numpy(), reference["label"].to_numpy())

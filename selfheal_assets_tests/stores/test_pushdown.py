@@ -101,22 +101,27 @@ AWKWARD = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.fixture(scope="module")
+def uniform():
+    """A connection, and a profile of 10,001 equal steps from −1 to 1."""
+    with duckdb.connect(config={"threads": 1}) as opened:
+        yield opened, fitted(opened, pl.DataFrame({"x": np.linspace(-1, 1, 10_001)}), [NUMBER])
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(AWKWARD, min_size=1, max_size=40))
-def test_awkward_values_are_counted_as_numpy_does_and_give_no_nan(values):
-    with duckdb.connect(config={"threads": 1}) as connection:
-        reference = pl.DataFrame({"x": np.linspace(-1, 1, 10_001)})
-        profile = fitted(connection, reference, [NUMBER])
-        chunk = pl.DataFrame({"x": pl.Series(values, dtype=pl.Float64, strict=False)})
-        statistics = counted(connection, profile, chunk)
-        known = np.array([v for v in values if v is not None and np.isfinite(v)])
-        edges = np.linspace(-1, 1, 10_001)
-        assert np.array_equal(histogram(profile, statistics, "x", "fine"), np.histogram(known, edges)[0])
-        row = statistics.features.row(0, named=True)
-        infinite = sum(v is not None and np.isinf(v) for v in values)
-        assert (row["rows"], row["infinite"]) == (len(values), infinite)
-        assert row["missing"] == len(values) - infinite - len(known)
-        sound(drift_figures(profile, statistics))
+def test_awkward_values_are_counted_as_numpy_does_and_give_no_nan(uniform, values):
+    connection, profile = uniform
+    frame = pl.DataFrame({"x": pl.Series(values, dtype=pl.Float64, strict=False)})
+    statistics = counted(connection, profile, frame)
+    known = np.array([v for v in values if v is not None and np.isfinite(v)])
+    edges = np.linspace(-1, 1, 10_001)
+    assert np.array_equal(histogram(profile, statistics, "x", "fine"), np.histogram(known, edges)[0])
+    row = statistics.features.row(0, named=True)
+    infinite = sum(v is not None and np.isinf(v) for v in values)
+    assert (row["rows"], row["infinite"]) == (len(values), infinite)
+    assert row["missing"] == len(values) - infinite - len(known)
+    sound(drift_figures(profile, statistics))
 
 
 def sound(figures: pl.DataFrame) -> None:

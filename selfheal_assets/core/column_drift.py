@@ -43,7 +43,8 @@ def by_column(statistics: ChunkStatistics) -> dict[tuple[str, str], Counted]:
         *at, counts = (many[i] for many in lists)
         cells = next((a.to_numpy() for a in at if a is not None), np.empty(0, dtype=np.int64))
         rows = counts.to_numpy().astype(np.float64) if counts is not None else np.empty(0)
-        found[key] = Counted(*totals, cells, rows)
+        all_rows, missing, infinite, below_gap, above_gap = totals
+        found[key] = Counted(all_rows, missing, infinite, below_gap, above_gap, cells, rows)
     return found
 
 

@@ -59,7 +59,7 @@ def chi_square(reference: Array, observed: Array) -> tuple[float, float]:
         raise UndefinedMetric("no values to compare")
     table = np.column_stack([reference, observed])
     found = chi2_contingency(table[table.sum(axis=1) > 0])
-    return float(found[0]), float(found[1])
+    return float(found.statistic), float(found.pvalue)  # type: ignore[attr-defined]
 
 
 def kolmogorov_smirnov(reference: Array, observed: Array, below: float = 0, above: float = 0) -> float:

@@ -5,6 +5,7 @@ different profiles do not add, so each row carries the fingerprint of its profil
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -26,11 +27,11 @@ def create_chunk_tables(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"create table if not exists {table} (profile varchar not null, {columns})")
 
 
-def _sql_type(kind: pl.DataType | type[pl.DataType]) -> str:
+def _sql_type(kind: Any) -> str:
     if isinstance(kind, pl.List):
         return f"{_sql_type(kind.inner)}[]"
     names = {pl.String: "varchar", pl.Int64: "bigint", pl.Int32: "integer", pl.Float64: "double"}
-    return {**names, pl.Boolean: "boolean"}[kind]  # type: ignore[index]
+    return {**names, pl.Boolean: "boolean"}[kind]
 
 
 def store_statistics(

@@ -23,7 +23,8 @@ from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.score_table import expected_performance
 from selfheal_assets.settings import ENVIRONMENT
 from selfheal_assets.stores.chunk_tables import load_statistics, store_statistics
-from selfheal_assets.stores.pushdown import fit_profile, scored_labels, statistics_of
+from selfheal_assets.stores.pushdown import statistics_of
+from selfheal_assets.stores.reference_profile import fit_profile, scored_labels
 from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.installation import scratch_folder
 from selfheal_assets_tests.bench.monitoring_contestants import CONFUSION

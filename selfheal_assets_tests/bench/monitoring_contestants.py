@@ -60,7 +60,8 @@ def pushdown(folder: Path, rows: int, parquet: bool = False) -> tuple[Clock, pl.
     from selfheal_assets.core.calibration import plain_map
     from selfheal_assets.core.drift import drift_figures
     from selfheal_assets.core.score_table import expected_performance
-    from selfheal_assets.stores.pushdown import fit_profile, scored_labels, statistics_of
+    from selfheal_assets.stores.pushdown import statistics_of
+    from selfheal_assets.stores.reference_profile import fit_profile, scored_labels
 
     clock = Clock()
     path, table = (":memory:", f"read_parquet('{folder / 'rows.parquet'}')") if parquet else (

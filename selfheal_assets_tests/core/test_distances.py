@@ -128,6 +128,12 @@ def test_psi_of_unchanged_data_exceeds_its_cut_off_as_often_as_said():
     assert beyond == pytest.approx(0.05, abs=0.015)  # three standard errors of a share of 2,000
 
 
+def test_jensen_shannon_of_unchanged_data_is_what_the_docs_say():
+    rng, share, rows = np.random.default_rng(5), np.array([0.4, 0.3, 0.2, 0.06, 0.04]), 2_000
+    squares = [distances.jensen_shannon(share, rng.multinomial(rows, share)) ** 2 for _ in range(1_000)]
+    assert np.mean(squares) == pytest.approx((len(share) - 1) / (8 * rows * np.log(2)), rel=0.1)
+
+
 def test_a_cut_off_needs_two_cells_and_rows():
     for cells, reference_rows, rows in ((1, 10, 10), (3, 0, 10), (3, 10, 0)):
         with pytest.raises(UndefinedMetric):

@@ -24,7 +24,8 @@ from selfheal_assets.stores.chunk_tables import (
     store_statistics,
     stored_chunks,
 )
-from selfheal_assets.stores.pushdown import fit_profile, statistics_of
+from selfheal_assets.stores.pushdown import statistics_of
+from selfheal_assets.stores.reference_profile import fit_profile
 
 NUMBER, KIND = Feature(name="x", type="number"), Feature(name="kind", type="category")
 SMALL_SEGMENTS = DriftFigures(min_segment_rows=30, max_segment_values=2)
@@ -100,22 +101,27 @@ AWKWARD = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.fixture(scope="module")
+def uniform():
+    """A connection, and a profile of 10,001 equal steps from −1 to 1."""
+    with duckdb.connect(config={"threads": 1}) as opened:
+        yield opened, fitted(opened, pl.DataFrame({"x": np.linspace(-1, 1, 10_001)}), [NUMBER])
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(AWKWARD, min_size=1, max_size=40))
-def test_awkward_values_are_counted_as_numpy_does_and_give_no_nan(values):
-    with duckdb.connect(config={"threads": 1}) as connection:
-        reference = pl.DataFrame({"x": np.linspace(-1, 1, 10_001)})
-        profile = fitted(connection, reference, [NUMBER])
-        chunk = pl.DataFrame({"x": pl.Series(values, dtype=pl.Float64, strict=False)})
-        statistics = counted(connection, profile, chunk)
-        known = np.array([v for v in values if v is not None and np.isfinite(v)])
-        edges = np.linspace(-1, 1, 10_001)
-        assert np.array_equal(histogram(profile, statistics, "x", "fine"), np.histogram(known, edges)[0])
-        row = statistics.features.row(0, named=True)
-        infinite = sum(v is not None and np.isinf(v) for v in values)
-        assert (row["rows"], row["infinite"]) == (len(values), infinite)
-        assert row["missing"] == len(values) - infinite - len(known)
-        sound(drift_figures(profile, statistics))
+def test_awkward_values_are_counted_as_numpy_does_and_give_no_nan(uniform, values):
+    connection, profile = uniform
+    frame = pl.DataFrame({"x": pl.Series(values, dtype=pl.Float64, strict=False)})
+    statistics = counted(connection, profile, frame)
+    known = np.array([v for v in values if v is not None and np.isfinite(v)])
+    edges = np.linspace(-1, 1, 10_001)
+    assert np.array_equal(histogram(profile, statistics, "x", "fine"), np.histogram(known, edges)[0])
+    row = statistics.features.row(0, named=True)
+    infinite = sum(v is not None and np.isinf(v) for v in values)
+    assert (row["rows"], row["infinite"]) == (len(values), infinite)
+    assert row["missing"] == len(values) - infinite - len(known)
+    sound(drift_figures(profile, statistics))
 
 
 def sound(figures: pl.DataFrame) -> None:
@@ -208,7 +214,7 @@ def test_chunks_counted_together_are_those_counted_alone_and_add_up_to_the_whole
 
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_score_cells_give_the_metrics_of_the_single_rows(connection, calibrated):
-    from selfheal_assets.core.expected import groups_of_rows
+    from selfheal_assets.core.score_groups import groups_of_rows
 
     reference, chunk = rows(4_000, 1), rows(3_000, 2)
     learnt = fit_isotonic(reference["probability"].to_numpy(), reference["label"].to_numpy())

@@ -17,7 +17,8 @@ from selfheal_assets.core.calibration import plain_map
 from selfheal_assets.core.drift import drift_figures
 from selfheal_assets.core.score_table import expected_performance
 from selfheal_assets.core.spec import Feature, FeatureType
-from selfheal_assets.stores.pushdown import fit_profile, scored_labels, statistics_of
+from selfheal_assets.stores.pushdown import statistics_of
+from selfheal_assets.stores.reference_profile import fit_profile, scored_labels
 from selfheal_assets_tests.toy import PROJECT
 
 pytestmark = pytest.mark.integration

@@ -210,6 +210,21 @@ class AlarmPolicy(Spec):
         return band
 
 
+class Costs(Spec):
+    """What a decision is worth, per case, in one currency: what ``business_value`` adds up.
+
+    A positive is the bad outcome, and a case predicted positive is refused. ``missed_positive`` is lost on each
+    positive that was accepted, ``refused_good`` on each good case that was refused; ``caught_positive`` is gained by
+    each positive refused, ``accepted_good`` by each good case accepted. ``currency`` is only shown.
+    """
+
+    missed_positive: Annotated[float, Field(ge=0)]
+    refused_good: Annotated[float, Field(ge=0)]
+    caught_positive: float = 0.0
+    accepted_good: float = 0.0
+    currency: Text = "units"
+
+
 class Policy(Spec):
     """Every threshold of the loop: none lives in code."""
 

@@ -11,10 +11,13 @@ from selfheal_assets.core import metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
+from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.nannyml_bridge import DriftJudge, PerformanceJudge, fit_drift, fit_performance
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.cases import freeze_reference
+from selfheal_assets.stores.credit_cells import freeze_cells
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
@@ -83,6 +86,7 @@ class Stores:
                 probability=pl.Series(probability),
                 prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
             )
+            freeze_cells(self.warehouse, version, reference_cells(scored, bundle.features, CreditPolicy()))
             auc = metrics.roc_auc(scored["label"].to_numpy(), probability)
             self._profiles[version] = ChampionProfile(
                 version, bundle, scored, frozen.fingerprint, auc, self.case.monitoring.domain_classifier

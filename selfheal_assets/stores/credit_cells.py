@@ -34,7 +34,7 @@ def credit_macros(case: UseCase) -> list[str]:
     - ``logged_values()``: one row per champion prediction before ``clock.as_of`` and variable: ``kind`` (``score`` or
       ``feature``), ``cohort``, ``model_version``, ``variable``, ``number`` (double; NaN is null), ``category``.
     - ``logged_groups()``: one row per champion prediction before ``clock.as_of`` and segment: ``cohort``,
-      ``model_version``, ``prediction``, ``segment``, ``fairness``, ``group_name`` as ``core.evaluation.segment_of`` has it.
+      ``model_version``, ``prediction``, ``segment``, ``fairness``, ``group_name`` (as ``core.evaluation.segment_of``).
     - ``shadow_id(id, version)``: the id under which a shadow's row of that prediction is logged.
     """
     return [
@@ -44,8 +44,8 @@ def credit_macros(case: UseCase) -> list[str]:
     ]
 
 
-# The cohort is computed before a row is multiplied: then a filter on it reaches the scan. No feature's name begins with
-# an underscore.
+# The cohort is computed before a row is multiplied: then a filter on it reaches the scan. No feature's name begins
+# with an underscore.
 _LOGGED = """with logged as (
     select p.*, cohort_of(p.event_time) as _cohort
     from prediction_log p cross join clock
@@ -55,8 +55,8 @@ _LOGGED = """with logged as (
 def _logged_values(features: Sequence[Feature]) -> str:
     values = ", ".join(map(_value, features))
     return f"""create or replace macro logged_values() as table {_LOGGED}
-    select 'score' as kind, _cohort as cohort, model_version, {_text(SCORE)} as variable, {_number("probability")} as number,
-        null::varchar as category
+    select 'score' as kind, _cohort as cohort, model_version, {_text(SCORE)} as variable,
+        {_number("probability")} as number, null::varchar as category
     from logged
     union all
     select 'feature', _cohort, model_version, v.variable, v.number, v.category

@@ -72,7 +72,7 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
 
 
 def _cohort_of(case: UseCase) -> str:
-    """Macro: start of the chunk that holds t. The period as a literal is ten times as fast as from the clock's row."""
+    """Macro: start of the chunk that holds t. A literal period is ten times as fast as one from the clock's row."""
     return f"create or replace macro cohort_of(t) as date_trunc('{case.monitoring.chunk}', t)::timestamp"
 
 

@@ -1,7 +1,6 @@
 {{ config(materialized='standing_view') }}
--- The macro logged_groups (stores/credit_cells.py) reads:
--- depends_on: {{ source('warehouse', 'prediction_log') }}
--- depends_on: {{ source('warehouse', 'clock') }}
+-- The macro logged_groups (stores/credit_cells.py) reads the rows of:
+-- depends_on: {{ ref('stg_predictions') }}
 select
     cohort,
     model_version,

@@ -52,8 +52,8 @@ select
     negatives,
     ks,
     2 * auc - 1 as gini,
-    2 * sqrt(
-        greatest(squares_of_positives - positives * auc ** 2, 0) / nullif(positives - 1, 0) / positives
-        + greatest(squares_of_negatives - negatives * auc ** 2, 0) / nullif(negatives - 1, 0) / negatives
-    ) as gini_error
+    case when positives > 1 and negatives > 1 then 2 * sqrt(
+        greatest(squares_of_positives - positives * auc ** 2, 0) / (positives - 1) / positives
+        + greatest(squares_of_negatives - negatives * auc ** 2, 0) / (negatives - 1) / negatives
+    ) end as gini_error
 from measured

@@ -1,8 +1,7 @@
 -- A view: each cohort is read once, when its report is made, and few others ever.
 {{ config(materialized='standing_view') }}
--- The macro logged_values (stores/credit_cells.py) reads:
--- depends_on: {{ source('warehouse', 'prediction_log') }}
--- depends_on: {{ source('warehouse', 'clock') }}
+-- The macro logged_values (stores/credit_cells.py) reads the rows of:
+-- depends_on: {{ ref('stg_predictions') }}
 with cells as (
     select model_version, variable, cell, sum(rows) as rows
     from {{ source('warehouse', 'reference_cells') }}

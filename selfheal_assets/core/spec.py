@@ -243,7 +243,7 @@ class CreditPolicy(Spec):
     rare_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     psi_bands: tuple[float, float] = (0.1, 0.25)
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    cohorts: Annotated[int, Field(ge=1, le=100)] = 12
+    cohorts: Annotated[int, Field(ge=1, le=100)] = 8
     min_group_rows: Annotated[int, Field(ge=1)] = 200
     min_adverse_impact_ratio: Share = 0.80
 

@@ -46,7 +46,7 @@ def credit_macros(case: UseCase) -> list[str]:
 
 # The cohort is computed before a row is multiplied: then a filter on it reaches the scan. No feature's name begins
 # with an underscore.
-_LOGGED = """with logged as (
+_LOGGED = """with logged as not materialized (
     select p.*, cohort_of(p.event_time) as _cohort
     from prediction_log p cross join clock
     where p.role = 'champion' and p.event_time < clock.as_of)"""

@@ -37,7 +37,14 @@ def test_jeffreys_interval_of_the_published_table():
     """Brown, Cai and DasGupta (2001), table 5: n = 10, 95 %."""
     assert [jeffreys(k, 10) for k in range(6)] == [
         (pytest.approx(a, abs=5e-4), pytest.approx(b, abs=5e-4))
-        for a, b in [(0, 0.217), (0.011, 0.381), (0.044, 0.503), (0.093, 0.606), (0.153, 0.696), (0.224, 0.776)]
+        for a, b in [
+            (0, 0.217),
+            (0.011, 0.381),
+            (0.044, 0.503),
+            (0.093, 0.606),
+            (0.153, 0.696),
+            (0.224, 0.776),
+        ]
     ]
 
 
@@ -77,7 +84,13 @@ def test_bands_are_pooled_and_compared_with_what_was_expected():
     assert first["reason"] is second["reason"] is None
 
 
-RANKED = {"positives": pl.Int64, "negatives": pl.Int64, "ks": pl.Float64, "gini": pl.Float64, "gini_error": pl.Float64}
+RANKED = {
+    "positives": pl.Int64,
+    "negatives": pl.Int64,
+    "ks": pl.Float64,
+    "gini": pl.Float64,
+    "gini_error": pl.Float64,
+}
 
 
 def test_the_ginis_interval_is_normal_and_stays_within_its_range():
@@ -98,7 +111,9 @@ def test_a_cohort_that_cannot_be_ranked_says_why():
 
 
 def test_vintages_get_rates_with_intervals():
-    counts = pl.DataFrame({"cohort": ["a", "a"], "months_on_book": [0, 1], "rows": [50, 50], "positives": [0, 2]})
+    counts = pl.DataFrame(
+        {"cohort": ["a", "a"], "months_on_book": [0, 1], "rows": [50, 50], "positives": [0, 2]}
+    )
     start, later = credit.vintages(counts, POLICY).to_dicts()
     assert (start["rate"], start["lower"]) == (0.0, 0.0)
     assert later["rate"] == 0.04
@@ -127,7 +142,13 @@ def test_the_swap_set_counts_who_trades_places():
 
 def test_a_swap_without_cases_or_labels_says_so():
     counts = pl.DataFrame(
-        {"champion_approves": [True], "challenger_approves": [False], "rows": [7], "matured": [0], "positives": [0]}
+        {
+            "champion_approves": [True],
+            "challenger_approves": [False],
+            "rows": [7],
+            "matured": [0],
+            "positives": [0],
+        }
     )
     table = credit.swap_set(counts, POLICY)
     assert table["rows"].to_list() == [0, 0, 7, 0]
@@ -167,7 +188,9 @@ def test_four_fifths_is_enough(approved, flagged):
 
 
 def test_groups_are_compared_within_their_segment_only():
-    found = impact(("age", "a", 100, 50), ("age", "b", 100, 60), ("area", "c", 100, 90), ("area", "d", 100, 90))
+    found = impact(
+        ("age", "a", 100, 50), ("age", "b", 100, 60), ("area", "c", 100, 90), ("area", "d", 100, 90)
+    )
     assert found["a"]["ratio"] == pytest.approx(50 / 60)
     assert found["c"]["ratio"] == found["d"]["ratio"] == 1.0
 

@@ -74,7 +74,9 @@ def test_rare_categories_share_a_cell():
     ]
 
 
-numbers = st.lists(st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)), min_size=1, max_size=60)
+numbers = st.lists(
+    st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)), min_size=1, max_size=60
+)
 
 
 @settings(max_examples=60)

@@ -119,8 +119,12 @@ def test_stability_is_the_psi_of_the_cells_counted_by_hand(loop):
     assert build(loop, CHUNK).success
     found = {row["variable"]: row for row in mart(stores, "fct_stability").iter_rows(named=True)}
     amount, plan = found["amount"], found["plan"]
-    assert amount["psi"] == pytest.approx(population_stability_index(np.array([60, 30, 10]), np.array([1, 2, 2])))
-    by_hand = (0.2 - 0.6) * np.log(0.2 / 0.6) + (0.4 - 0.3) * np.log(0.4 / 0.3) + (0.4 - 0.1) * np.log(0.4 / 0.1)
+    assert amount["psi"] == pytest.approx(
+        population_stability_index(np.array([60, 30, 10]), np.array([1, 2, 2]))
+    )
+    by_hand = (
+        (0.2 - 0.6) * np.log(0.2 / 0.6) + (0.4 - 0.3) * np.log(0.4 / 0.3) + (0.4 - 0.1) * np.log(0.4 / 0.1)
+    )
     assert amount["psi"] == pytest.approx(by_hand)
     assert amount | {"psi": None} == {
         "kind": "feature", "cohort": Q1, "model_version": 1, "variable": "amount", "rows": 5, "reference_rows": 100,
@@ -191,13 +195,18 @@ def test_bands_count_what_matured_and_what_was_expected(loop):
         (1, 1, "< 0.2", 1, 0, 1, 0.1, 0),
         (1, 2, "≥ 0.2", 2, 1, 2, pytest.approx(0.8), 1),
     ]
-    assert young.select("rows", "matured", "expected_positives", "positives").rows() == [(1, 0, 0, 0), (2, 0, 0, 0)]
+    assert young.select("rows", "matured", "expected_positives", "positives").rows() == [
+        (1, 0, 0, 0),
+        (2, 0, 0, 0),
+    ]
 
 
 def test_ranking_agrees_with_the_core_and_scipy(loop):
     stores, _ = loop
     rng = np.random.default_rng(5)
-    frame = reference(120, seed=3).with_columns(probability=pl.Series(rng.integers(0, 12, 120) / 12))  # many ties
+    frame = reference(120, seed=3).with_columns(
+        probability=pl.Series(rng.integers(0, 12, 120) / 12)
+    )  # many ties
     fill(stores, frame, Q1)
     bad = rng.uniform(size=120) < 0.2 + 0.5 * frame["probability"].to_numpy()
     for i in np.flatnonzero(bad):
@@ -222,7 +231,10 @@ def test_a_cohort_of_one_class_has_no_ranking(loop):
     learn(stores, 1, Q2, Q2, entity_id="d")
     assert build(loop, CHUNK).success
     one_class, one_positive = mart(stores, "fct_ranking", "model_version").to_dicts()
-    assert (one_class["negatives"], one_class["ks"], one_class["gini"], one_class["gini_error"]) == (2, *[None] * 3)
+    assert (one_class["negatives"], one_class["ks"], one_class["gini"], one_class["gini_error"]) == (
+        2,
+        *[None] * 3,
+    )
     assert (one_positive["ks"], one_positive["gini"], one_positive["gini_error"]) == (1.0, 1.0, None)
 
 
@@ -232,13 +244,23 @@ def test_vintages_reach_as_far_as_the_whole_cohort(loop):
         put(stores, name, at)
     put(stores, "newest", Q3)
     learn(stores, 1, datetime(2020, 2, 1), datetime(2020, 2, 5), entity_id="early")  # exactly a month after
-    learn(stores, 1, datetime(2020, 6, 1), datetime(2020, 6, 5), entity_id="late")  # two months and a day after
+    learn(
+        stores, 1, datetime(2020, 6, 1), datetime(2020, 6, 5), entity_id="late"
+    )  # two months and a day after
     learn(stores, 0, datetime(2020, 7, 1), datetime(2020, 7, 1), entity_id="good")
     learn(stores, 1, datetime(2020, 8, 1), datetime(2020, 8, 1), entity_id="never")  # after the horizon
     assert build(loop, CHUNK).success
     curves = mart(stores, "fct_vintage_curves", "cohort, months_on_book")
     first = curves.filter(pl.col("cohort") == Q1)
-    assert first.select("months_on_book", "positives").rows() == [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2)]
+    assert first.select("months_on_book", "positives").rows() == [
+        (0, 0),
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, 2),
+        (5, 2),
+        (6, 2),
+    ]
     assert set(first["rows"]) == {4}
     assert first["positive_share"].to_list()[-1] == 0.5
     newest = curves.filter(pl.col("cohort") == Q3)
@@ -253,7 +275,9 @@ def test_a_younger_cohort_has_a_shorter_curve_at_an_earlier_time(loop):
     assert build(loop, "2020-04-01").success
     curves = mart(stores, "fct_vintage_curves", "cohort, months_on_book")
     ages = curves.group_by("cohort").agg(pl.col("months_on_book").max()).sort("cohort")
-    assert ages.rows() == [(Q1, 3), (Q2, 0)], "b is positive after 44 days, which its cohort's last day has not reached"
+    assert ages.rows() == [(Q1, 3), (Q2, 0)], (
+        "b is positive after 44 days, which its cohort's last day has not reached"
+    )
     assert curves["positives"].sum() == 0
 
 
@@ -261,7 +285,11 @@ def test_the_swap_set_pairs_each_shadow_with_its_champion(loop):
     stores, _ = loop
     for name, champion, challenger in (("a", 0, 1), ("b", 0, 0), ("c", 1, 0), ("d", 1, 0)):
         put(stores, name, Q1, prediction=champion)
-        mark = {"prediction_id": f"champion-{name}{SHADOW_MARK}2", "model_version": 2, "prediction": challenger}
+        mark = {
+            "prediction_id": f"champion-{name}{SHADOW_MARK}2",
+            "model_version": 2,
+            "prediction": challenger,
+        }
         log(stores, (name, Q1), role="challenger", plan="a", cohort=1, **mark)
     put(stores, "alone", Q1)
     learn(stores, 1, Q2, Q2, entity_id="c")
@@ -284,7 +312,9 @@ def test_a_shadow_without_champion_warns(loop):
 
 def test_groups_are_those_of_the_core(loop):
     stores, _ = loop
-    frame = reference().with_columns(amount=pl.Series([None, 0.05, 0.1, 4.99, 5.0, 1e6, float("nan"), -3.0] * 25))
+    frame = reference().with_columns(
+        amount=pl.Series([None, 0.05, 0.1, 4.99, 5.0, 1e6, float("nan"), -3.0] * 25)
+    )
     fill(stores, frame, Q1)
     put(stores, "later", Q3, amount=1.0)
     assert build(loop, CHUNK).success

@@ -13,22 +13,28 @@ with matured as (
     group by all
 ),
 
+totals as (
+    select cohort, model_version, sum(positive) as positives, sum(negative) as negatives
+    from matured
+    group by all
+),
+
+so_far as (
+    select
+        *,
+        sum(positive) over up_to as positives_to,
+        sum(negative) over up_to as negatives_to
+    from matured
+    window up_to as (partition by cohort, model_version order by probability rows unbounded preceding)
+),
+
 placed as (
     select
-        cohort,
-        model_version,
-        positive,
-        negative,
-        sum(positive) over whole as positives,
-        sum(negative) over whole as negatives,
-        sum(positive) over so_far as positives_to,
-        sum(negative) over so_far as negatives_to,
+        *,
         (negatives_to - negative / 2) / nullif(negatives, 0) as below_positive,
         1 - (positives_to - positive / 2) / nullif(positives, 0) as above_negative
-    from matured
-    window
-        whole as (partition by cohort, model_version),
-        so_far as (partition by cohort, model_version order by probability rows unbounded preceding)
+    from so_far
+    inner join totals using (cohort, model_version)
 ),
 
 measured as (

@@ -119,10 +119,8 @@ def ranking_table(ranking: pl.DataFrame, period: ChunkPeriod) -> Table:
 
 
 def vintage_table(vintages: pl.DataFrame, period: ChunkPeriod) -> Table:
-    """Cumulative share of positives by cohort, at every sixth month on book."""
-    ages = [
-        a for a in vintages["months_on_book"].unique().sort() if a and (a % 6 == 0 or a < 6 and a % 3 == 0)
-    ]
+    """Cumulative share of positives by cohort, after three months on book and every six."""
+    ages = [age for age in vintages["months_on_book"].unique().sort() if age == 3 or (age and age % 6 == 0)]
     rows = []
     for (cohort,), part in vintages.group_by("cohort", maintain_order=True):
         by_age = dict(part.select("months_on_book", "rate").iter_rows())

@@ -34,7 +34,7 @@ def credit_macros(case: UseCase) -> list[str]:
     - ``logged_values()``: one row per champion prediction before ``clock.as_of`` and variable: ``kind`` (``score`` or
       ``feature``), ``cohort``, ``model_version``, ``variable``, ``number`` (double; NaN is null), ``category``.
     - ``logged_groups()``: one row per champion prediction before ``clock.as_of`` and segment: ``cohort``,
-      ``model_version``, ``prediction``, ``segment``, ``fairness``, ``group_name`` (as ``core.evaluation.segment_of``).
+      ``model_version``, ``prediction``, ``segment``, ``fairness``, ``group_name`` (see ``evaluation.segment_of``).
     - ``shadow_id(id, version)``: the id under which a shadow's row of that prediction is logged.
     """
     return [

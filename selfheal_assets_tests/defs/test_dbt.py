@@ -131,8 +131,8 @@ def test_only_the_champions_cases_before_as_of_are_there(loop):
     assert rows[0] | {"predicted_at": None} == {
         "prediction_id": "champion-a", "entity_id": "a", "predicted_at": None, "event_time": YOUNG,
         "cohort": datetime(2020, 7, 1), "model_version": 1, "probability": 0.25, "prediction": 0,
-        "threshold": 0.5, "age_days": 274.0, "is_mature": False, "label": None, "occurred_at": None, "recorded_at": None,
-        "is_labelled": False, "positive_so_far": 0,
+        "threshold": 0.5, "age_days": 274.0, "is_mature": False, "label": None, "occurred_at": None,
+        "recorded_at": None, "is_labelled": False, "positive_so_far": 0,
     }  # fmt: skip
 
 

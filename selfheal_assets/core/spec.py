@@ -411,6 +411,37 @@ class RealizedFigures(Spec):
     calibration_bins: Annotated[int, Field(ge=2, le=100)] = 10
 
 
+class CreditPolicy(Spec):
+    """Conventions of credit monitoring; none of them starts a retraining.
+
+    Attributes:
+        bands: cells of equal size in the reference for score bands, PSI and CSI; ten are deciles.
+        rare_share: categories with a smaller share of the reference share one cell.
+        psi_bands: a PSI from the first on is called moderate, from the second on large.
+        confidence: of every interval, and of the cut-off below which a PSI may be chance.
+        cohorts: how many of the newest cohorts a report shows.
+        min_group_rows: smaller groups are not compared for adverse impact.
+        min_adverse_impact_ratio: a group approved less often than this share of the most approved group's rate is
+            flagged; 0.8 is the four-fifths rule (29 CFR 1607.4(D)).
+    """
+
+    bands: Annotated[int, Field(ge=2, le=100)] = 10
+    rare_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    psi_bands: tuple[float, float] = (0.1, 0.25)
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    cohorts: Annotated[int, Field(ge=1, le=100)] = 8
+    min_group_rows: Annotated[int, Field(ge=1)] = 200
+    min_adverse_impact_ratio: Share = 0.80
+
+    @field_validator("psi_bands")
+    @classmethod
+    def _bands_ascend(cls, bands: tuple[float, float]) -> tuple[float, float]:
+        moderate, large = bands
+        if not 0 < moderate < large:
+            raise ValueError(f"[{moderate:g}, {large:g}] must be two positive values that ascend")
+        return bands
+
+
 class Policy(Spec):
     """Every threshold of the loop: none lives in code.
 
@@ -437,6 +468,7 @@ class Policy(Spec):
     harm: HarmAlarms = HarmAlarms()
     estimation: Estimation = Estimation()
     realized: RealizedFigures = RealizedFigures()
+    credit: CreditPolicy = CreditPolicy()
 
     @field_validator("retrain_on")
     @classmethod

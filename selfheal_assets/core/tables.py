@@ -199,7 +199,9 @@ TABLES = {
         },
         key=("cohort",),
         # A reason beside a value says what was left out, or how many cases the cohort lacks.
-        rules=explained("expected", exactly=False) + explained("cohort", exactly=False) + ordered("lower", "upper"),
+        rules=explained("expected", exactly=False)
+        + explained("cohort", exactly=False)
+        + ordered("lower", "upper"),
     ),
     "realized_performance": Table(
         {

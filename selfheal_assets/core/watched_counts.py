@@ -43,7 +43,9 @@ def watched_history(profile: Profile, statistics: ChunkStatistics) -> pl.DataFra
 def watched_cells(profile: Profile, rows: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     """The cell of each row in each of these columns, as :func:`watched_history` names them."""
     columns = {c.name: c for c in profile.columns}
-    return pl.DataFrame({n: _cell_of_rows(columns[n], rows[n]) for n in names}, schema=dict.fromkeys(names, pl.String))
+    return pl.DataFrame(
+        {n: _cell_of_rows(columns[n], rows[n]) for n in names}, schema=dict.fromkeys(names, pl.String)
+    )
 
 
 def _cell_of_rows(column: FeatureProfile, values: pl.Series) -> pl.Series:
@@ -52,7 +54,9 @@ def _cell_of_rows(column: FeatureProfile, values: pl.Series) -> pl.Series:
     number = values.cast(pl.Float64).fill_nan(None)
     grid = column.grid
     if grid is None:
-        return pl.select(pl.when(number.is_null()).then(pl.lit(MISSING)).otherwise(pl.lit(UNSEEN))).to_series()
+        return pl.select(
+            pl.when(number.is_null()).then(pl.lit(MISSING)).otherwise(pl.lit(UNSEEN))
+        ).to_series()
     place = np.searchsorted(grid.psi, number.fill_null(0.0).to_numpy(), side="right")
     known = pl.Series([_tenth(int(p)) for p in place], dtype=pl.String)
     other = (number != grid.low) if column.is_constant else number.is_infinite()

@@ -15,7 +15,7 @@ from selfheal_assets.stores import tables
 from selfheal_assets.stores.dbt_project import DbtProject, NodeResult
 
 _UNIQUE_ID = "dagster_dbt/unique_id"
-_CLOCK = dg.AssetKey("clock")
+_NO_ASSETS = frozenset({dg.AssetKey("clock"), dg.AssetKey("reference_cells")})
 _ROWS = "select table_name, estimated_size from duckdb_tables() where schema_name = 'main'"
 
 
@@ -51,15 +51,15 @@ def build_dbt_assets(settings: Settings, partitions_def: dg.PartitionsDefinition
 
 
 def _translator() -> Any:
-    """dagster-dbt's translator, without the clock."""
+    """dagster-dbt's translator, without the tables that are no assets."""
     from dagster_dbt import DagsterDbtTranslator
 
     class Translator(DagsterDbtTranslator):
-        """The clock is written by the op itself: it is a table that models read, but no asset."""
+        """Models read the clock, which the op writes itself, and the cells of each version's frozen reference."""
 
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             spec = super().get_asset_spec(manifest, unique_id, project)
-            return spec.replace_attributes(deps=[dep for dep in spec.deps if dep.asset_key != _CLOCK])
+            return spec.replace_attributes(deps=[dep for dep in spec.deps if dep.asset_key not in _NO_ASSETS])
 
     return Translator()
 

@@ -22,14 +22,20 @@ from selfheal_assets.stores.champion_counts import count_chunk, counted_until
 from selfheal_assets.stores.chunk_tables import NotCounted
 
 CHECK = "drift_within_limits"
-FIGURES = {k: t for k, t in DRIFT_SCHEMA.items() if k != "chunk"} | {"threshold": pl.Float64, "alert": pl.Boolean}
+FIGURES = {k: t for k, t in DRIFT_SCHEMA.items() if k != "chunk"} | {
+    "threshold": pl.Float64,
+    "alert": pl.Boolean,
+}
 
 
 def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
     """The assets about inputs and scores, one partition per chunk."""
 
     @dg.asset(
-        group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions, deps=["prediction_log", "reference_data"]
+        group_name=GROUP,
+        kinds={"duckdb"},
+        partitions_def=partitions,
+        deps=["prediction_log", "reference_data"],
     )
     def chunk_statistics(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """The chunk's rows, counted in the cells of the champion's reference, for all features and segments.
@@ -49,12 +55,16 @@ def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDef
                 "rows": rows.height,
                 "columns": len(profile.cells.columns),
                 "segments": len(profile.cells.segment_labels),
-                "kept_mb": round((counted.features.estimated_size() + counted.scores.estimated_size()) / 1e6, 3),
+                "kept_mb": round(
+                    (counted.features.estimated_size() + counted.scores.estimated_size()) / 1e6, 3
+                ),
                 "profile": profile.cells.fingerprint,
             }
         )
 
-    @dg.asset(group_name=GROUP, kinds={"duckdb", "nannyml"}, partitions_def=partitions, deps=[chunk_statistics])
+    @dg.asset(
+        group_name=GROUP, kinds={"duckdb", "nannyml"}, partitions_def=partitions, deps=[chunk_statistics]
+    )
     def univariate_drift(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """How far each feature, the score and the prediction moved from the champion's reference, by segment.
 
@@ -103,7 +113,10 @@ def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDef
         profile, rows = served(stores, chunk)
         why = cannot_judge(stores, profile, rows)
         if profile is None or why:
-            alarms, causes = pl.DataFrame(schema=ALARM_SCHEMA), pl.DataFrame(schema=attribution.ATTRIBUTION_SCHEMA)
+            alarms, causes = (
+                pl.DataFrame(schema=ALARM_SCHEMA),
+                pl.DataFrame(schema=attribution.ATTRIBUTION_SCHEMA),
+            )
             finding = monitoring.unknown(CHECK, why)
         else:
             state = _state(stores, chunk, profile)
@@ -125,7 +138,9 @@ def shaped(frame: pl.DataFrame, kinds: dict) -> pl.DataFrame:
     )
 
 
-def _figures(stores: Stores, chunk: Chunk, profile: ChampionProfile | None, rows: pl.DataFrame) -> pl.DataFrame:
+def _figures(
+    stores: Stores, chunk: Chunk, profile: ChampionProfile | None, rows: pl.DataFrame
+) -> pl.DataFrame:
     why = cannot_judge(stores, profile, rows)
     if profile is None or why:
         names = [f.name for f in stores.case.features]
@@ -161,9 +176,7 @@ def counted(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> ChunkStat
 def _state(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> DriftState:
     statistics = counted(stores, chunk, profile)
     reference = watched_reference(profile.cells)
-    return drift_state.folded(
-        reference, watched_history(profile.cells, statistics), stores.case.drift_alarms
-    )
+    return drift_state.folded(reference, watched_history(profile.cells, statistics), stores.case.drift_alarms)
 
 
 def _causes(

@@ -98,7 +98,9 @@ def _by_nannyml(profile: ChampionProfile, rows: pl.DataFrame) -> pl.DataFrame:
             estimator=pl.lit(CBPE),
             value_cbpe=pl.col("value"),
             standard_error=(pl.col("upper") - pl.col("value")) / 3,
-            status=pl.when(known).then(pl.lit(Status.passed.value)).otherwise(pl.lit(Status.insufficient.value)),
+            status=pl.when(known)
+            .then(pl.lit(Status.passed.value))
+            .otherwise(pl.lit(Status.insufficient.value)),
         ),
         SCHEMA,
     )

@@ -5,11 +5,14 @@ import polars as pl
 
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.monitoring import Finding
+from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.defs.credit import credit_view
 from selfheal_assets.defs.monitor import LABELLED, WARN, judged, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.reports.drift import DriftPage, save_drift_page
 from selfheal_assets.reports.plots import bars_markdown
 from selfheal_assets.stores import chunks
+from selfheal_assets.stores.credit_marts import MARTS
 
 GROUP = "report"
 _UPSTREAM = [
@@ -29,7 +32,7 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         group_name=GROUP,
         kinds={"duckdb", "html"},
         partitions_def=partitions,
-        deps=_UPSTREAM,
+        deps=[*_UPSTREAM, *MARTS],
         check_specs=[dg.AssetCheckSpec("drift_within_limits", asset="drift_report")],
     )
     def drift_report(context: Context, stores: StoresParam) -> dg.MaterializeResult:
@@ -90,6 +93,7 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         outcome=stores.case.label.outcome,
         period=stores.case.monitoring.chunk,
         least_drift=stores.case.policy.alarms.jensen_shannon,
+        credit=credit_view(stores, chunk, CreditPolicy()),
     )
 
 

@@ -5,13 +5,10 @@ healthy.
 """
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from selfheal_assets.core import maturity, monitoring, realized
+from selfheal_assets.core import monitoring
 from selfheal_assets.core.monitoring import Finding
-from selfheal_assets.core.periods import shift_chunks
-from selfheal_assets.core.spec import AlarmPolicy
 from selfheal_assets.defs.resources import (
     ChampionProfile,
     Chunk,
@@ -22,8 +19,7 @@ from selfheal_assets.defs.resources import (
     chunk_of,
     table_metadata,
 )
-from selfheal_assets.nannyml_bridge import ESTIMATED_METRICS, MULTIVARIATE_METHOD, UNIVARIATE_METHOD
-from selfheal_assets.stores import cases, chunks
+from selfheal_assets.stores import chunks
 
 GROUP = "monitor"
 LABELLED = "fct_labelled_predictions"

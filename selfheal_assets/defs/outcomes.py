@@ -14,7 +14,13 @@ from selfheal_assets.core import harm, monitoring, realized
 from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
 from selfheal_assets.core.maturity import TimingCurve, chunks_in_horizon
 from selfheal_assets.core.monitoring import Finding
-from selfheal_assets.core.partial_counts import COHORT_SCHEMA, COUNT_SCHEMA, cohort_rows, hazard_counts, newest_counts
+from selfheal_assets.core.partial_counts import (
+    COHORT_SCHEMA,
+    COUNT_SCHEMA,
+    cohort_rows,
+    hazard_counts,
+    newest_counts,
+)
 from selfheal_assets.core.partial_labels import PartialAlarm, partial_alarm
 from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.core.spec import HarmAlarms
@@ -58,7 +64,10 @@ def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         else:
             finding = harm.partial_harm_finding(alarm)
             stores.save_chunk(
-                "harm_alarms", chunk.start, harm.partial_row(alarm, stores.case.harm_alarms), evidence="partial"
+                "harm_alarms",
+                chunk.start,
+                harm.partial_row(alarm, stores.case.harm_alarms),
+                evidence="partial",
             )
         metadata = save(stores, "partial_label_evidence", chunk, shaped(frame, COHORT_SCHEMA))
         return judged(stores, chunk, finding, ERROR, metadata)
@@ -96,7 +105,9 @@ def _partial(
         return pl.DataFrame(), None
     scored = _aged(rows, profile.bundle.score(rows))
     reference, curve = _reference_counts(stores, profile, policy)
-    counts = newest_counts(_booked(stores, "hazard_counts", chunk, profile), hazard_counts(scored, curve, policy))
+    counts = newest_counts(
+        _booked(stores, "hazard_counts", chunk, profile), hazard_counts(scored, curve, policy)
+    )
     _book(stores, "hazard_counts", chunk, profile, counts)
     return cohort_rows(scored, curve, profile.positives, policy), partial_alarm(counts, reference, policy)
 
@@ -152,7 +163,10 @@ def _booked(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile) 
 
 def _book(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile, books: pl.DataFrame) -> None:
     stores.save_chunk(
-        table, chunk.start, books.with_columns(version=pl.lit(profile.version, pl.Int64)), version=profile.version
+        table,
+        chunk.start,
+        books.with_columns(version=pl.lit(profile.version, pl.Int64)),
+        version=profile.version,
     )
 
 

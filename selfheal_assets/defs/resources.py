@@ -11,10 +11,12 @@ import polars as pl
 from selfheal_assets.core import metrics, tables
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
+from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.cases import freeze_reference
+from selfheal_assets.stores.credit_cells import freeze_cells
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
@@ -60,6 +62,9 @@ class Stores:
             scored = frozen.frame.with_columns(
                 probability=pl.Series(probability),
                 prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
+            )
+            freeze_cells(
+                self.warehouse, version, reference_cells(scored, bundle.features, self.case.policy.credit)
             )
             label = scored["label"].to_numpy()
             auc = metrics.roc_auc(label, probability) if scored["label"].n_unique() == 2 else None

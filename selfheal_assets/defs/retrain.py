@@ -8,6 +8,7 @@ import polars as pl
 
 from selfheal_assets.core import evaluation, metrics, training
 from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.credit import swap_counts
 from selfheal_assets.core.training import TrainingPlan
 from selfheal_assets.defs.resources import (
     Context,
@@ -18,6 +19,7 @@ from selfheal_assets.defs.resources import (
 )
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.applications import load_history
+from selfheal_assets.stores.credit_marts import save_swap_set
 
 GROUP = "retrain"
 
@@ -152,6 +154,7 @@ def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeRe
     compared: list[evaluation.Comparison] = []
     if champion and champion[0] != version:
         scored = scored_rows(rows, champion[1], challenger)
+        save_swap_set(stores.warehouse, window.as_of, champion[0], version, swap_counts(scored))
         try:
             compared = evaluation.compare(scored, policy, seed)
         except metrics.UndefinedMetric as error:

@@ -9,6 +9,7 @@ import polars as pl
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.reports import drift_figures
 from selfheal_assets.reports import drift_tables as tables
+from selfheal_assets.reports.credit import CreditView, credit_section
 from selfheal_assets.reports.distributions import compare
 from selfheal_assets.reports.page import (
     PLOTLY_JS,
@@ -63,6 +64,7 @@ class DriftPage:
         analysis_features: the same columns in this chunk.
         outcome: plural of what the label means, ``defaults``.
         period: length of chunks and cohorts, to name these.
+        credit: the credit view; without one the page has no such part.
         least_drift: the policy's limit: a feature counts as drifted only beyond this and beyond its own
             threshold. None leaves ``threshold`` and ``alert`` as they are.
         not_computed: why a frame is empty, by the frame's name.
@@ -82,6 +84,7 @@ class DriftPage:
     outcome: str = "defaults"
     period: ChunkPeriod = "quarter"
     least_drift: float | None = None
+    credit: CreditView | None = None
     not_computed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -106,6 +109,7 @@ def drift_page(report: DriftPage, plotly_js: str | None = PLOTLY_JS) -> str:
             Section("estimates", "Estimated performance", _estimates(report)),
             Section("cohorts", "Labels so far", _cohorts(report)),
             Section("realized", "Realized performance", _realized(report)),
+            *([credit_section(report.credit, report.period, report.outcome)] if report.credit else []),
         ],
     )
     return render(page, plotly_js)

@@ -6,6 +6,7 @@ import duckdb
 import polars as pl
 
 from selfheal_assets.core.spec import FeatureType
+from selfheal_assets.stores.credit_cells import credit_macros
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
@@ -54,14 +55,25 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
         f"""create table if not exists reference_data (
             reference_fingerprint varchar not null, entity_id varchar not null, event_time timestamp not null,
             {features}, label tinyint not null)""",
+        """create table if not exists reference_cells (
+            model_version integer not null, variable varchar not null, cell integer not null, name varchar not null,
+            lower double, category varchar, "rows" bigint not null, positives bigint not null)""",
         """create table if not exists decisions (
             id integer primary key, recorded_at timestamp not null, as_of timestamp not null,
             action varchar not null, champion integer, challenger integer, reason varchar not null,
             payload varchar not null, previous_hash varchar not null, hash varchar not null)""",
     ):
         connection.execute(statement)
+    connection.execute(_cohort_of(case))
     connection.execute(_LABELS_AS_OF)
     connection.execute(_labelled_cases(case))
+    for macro in credit_macros(case):
+        connection.execute(macro)
+
+
+def _cohort_of(case: UseCase) -> str:
+    """Macro: start of the chunk that holds t. A literal period is ten times as fast as one from the clock's row."""
+    return f"create or replace macro cohort_of(t) as date_trunc('{case.monitoring.chunk}', t)::timestamp"
 
 
 # What was known just before t, one row per case: the newest record wins, a correction is a newer record.

@@ -25,6 +25,9 @@ label: {{name: bad, column: bad, horizon_months: 12, implicit_negatives: {implic
 reference: {{start: 2018-01-01, end: 2019-01-01}}
 monitoring: {{chunk: quarter}}
 """
+CREDIT_MARTS = (
+    "fct_stability", "fct_score_bands", "fct_ranking", "fct_vintage_curves", "fct_swap_set", "fct_group_approvals",
+)  # fmt: skip
 CHUNK, AS_OF = "2021-01-01", datetime(2021, 4, 1)
 
 
@@ -128,8 +131,8 @@ def test_only_the_champions_cases_before_as_of_are_there(loop):
     assert rows[0] | {"predicted_at": None} == {
         "prediction_id": "champion-a", "entity_id": "a", "predicted_at": None, "event_time": YOUNG,
         "cohort": datetime(2020, 7, 1), "model_version": 1, "probability": 0.25, "prediction": 0,
-        "threshold": 0.5, "age_days": 274.0, "is_mature": False, "label": None, "recorded_at": None,
-        "is_labelled": False, "positive_so_far": 0,
+        "threshold": 0.5, "age_days": 274.0, "is_mature": False, "label": None, "occurred_at": None,
+        "recorded_at": None, "is_labelled": False, "positive_so_far": 0,
     }  # fmt: skip
 
 
@@ -209,7 +212,7 @@ def test_cohorts_and_coverage_count_what_is_known(loop):
     result = build(loop)
     assert built_by(result) == {
         "stg_predictions": None, "stg_labels": 3, "fct_labelled_predictions": 5, "fct_cohort_maturity": 2,
-        "fct_label_coverage": 3,
+        "fct_label_coverage": 3, **dict.fromkeys(CREDIT_MARTS),
     }  # fmt: skip
     first, second = stores.warehouse.query("select * from fct_cohort_maturity order by cohort").to_dicts()
     assert first == {
@@ -310,7 +313,7 @@ def test_the_graph_is_documented_and_joins_the_loops_assets(loop):
     keys = {key.to_user_string() for key in assets.keys}
     assert keys == {
         "stg_predictions", "stg_labels", "fct_labelled_predictions", "fct_cohort_maturity",
-        "fct_label_coverage",
+        "fct_label_coverage", *CREDIT_MARTS,
     }  # fmt: skip
     outside = {dep.asset_key.to_user_string() for spec in assets.specs for dep in spec.deps} - keys
     assert outside == {"prediction_log", "labels"}

@@ -6,6 +6,7 @@ with decided as (
             when l.label is not null then l.label
             when p.is_mature and clock.implicit_negatives then 0
         end::tinyint as label,
+        l.occurred_at,
         l.recorded_at
     from {{ ref('stg_predictions') }} as p
     cross join {{ source('warehouse', 'clock') }} as clock
@@ -25,6 +26,7 @@ select
     age_days,
     is_mature,
     label,
+    occurred_at,
     recorded_at,
     label is not null as is_labelled,
     coalesce(label, 0)::tinyint as positive_so_far

@@ -4,7 +4,7 @@ select
     p.entity_id,
     p.predicted_at,
     p.event_time,
-    date_trunc(clock.chunk, p.event_time)::timestamp as cohort,
+    cohort_of(p.event_time) as cohort,
     p.model_version,
     p.probability,
     p.prediction,

@@ -10,7 +10,10 @@ from selfheal_assets.defs import automation, mlflow_run
 from selfheal_assets.defs.dbt import build_dbt_assets
 from selfheal_assets.defs.health import build_health_assets
 from selfheal_assets.defs.ingest import build_ingest_assets
+from selfheal_assets.defs.drift import build_drift_assets
+from selfheal_assets.defs.estimate import build_estimate_assets
 from selfheal_assets.defs.monitor import build_monitor_assets
+from selfheal_assets.defs.outcomes import build_outcome_assets
 from selfheal_assets.defs.promote import production_model, promotion_decision
 from selfheal_assets.defs.reference import applications, reference_data
 from selfheal_assets.defs.resources import Stores, chunk_partitions
@@ -35,6 +38,9 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
     by_chunk = [
         *build_ingest_assets(partitions),
         *build_monitor_assets(partitions),
+        *build_drift_assets(partitions),
+        *build_estimate_assets(partitions),
+        *build_outcome_assets(partitions),
         *build_health_assets(partitions),
         *build_rollback_assets(partitions),
     ]

@@ -20,7 +20,7 @@ def scatter_limits(profile: Profile, reference_chunks: ChunkStatistics) -> pl.Da
     """Mean plus three standard deviations (of the population) of the reference chunks' Jensen–Shannon distances.
 
     Returns:
-        ``feature``, ``segment`` (``all``), ``method``, ``threshold`` (at most 1), for each feature that has distances.
+        ``feature``, ``segment`` (``all``), ``method``, ``threshold`` (at most 1), where there are distances.
     """
     figures = drift_figures(profile, reference_chunks).filter(
         pl.col("method") == METHOD, pl.col("segment") == ALL, pl.col("value").is_not_null()

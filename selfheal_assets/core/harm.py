@@ -146,8 +146,8 @@ def ranking_finding(
     except metrics.UndefinedMetric as error:
         return unknown(check, str(error))
     reason = (
-        f"realized ROC AUC {found.value:.3f} on {len(label)} matured cases, at most {found.upper:.3f} but for a chance "
-        f"of {alpha:.2g}; reference {reference_auc:.3f}, limit {limit:.3f}"
+        f"realized ROC AUC {found.value:.3f} on {len(label)} matured cases, at most {found.upper:.3f} "
+        f"but for a chance of {alpha:.2g}; reference {reference_auc:.3f}, limit {limit:.3f}"
     )
     status = Status.failed if found.upper < limit else Status.passed
     return Finding(check, status, reason, found.value, limit)

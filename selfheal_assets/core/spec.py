@@ -243,26 +243,16 @@ class Attribution(Spec):
 
 
 class AlarmPolicy(Spec):
-    """When a monitoring figure fails its check."""
+    """What a chunk must have to be judged at all, and how far ROC AUC may fall below the reference's.
+
+    ``min_rows`` predictions or labels, ``min_positives`` of each class where labels matter. ``rollback_alpha``: the
+    chance of ever taking a promotion falsely back.
+    """
 
     min_rows: Annotated[int, Field(ge=1)] = 200
     min_positives: Annotated[int, Field(ge=1)] = 20
-    jensen_shannon: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    min_drifted_features: Annotated[int, Field(ge=1)] = 1
     max_auc_drop: Annotated[float, Field(gt=0)] = 0.05
-    calibration_ratio: tuple[float, float] = (0.8, 1.25)
-    calibration_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.001
     rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-
-    @field_validator("calibration_ratio")
-    @classmethod
-    def _band_is_around_one(cls, band: tuple[float, float]) -> tuple[float, float]:
-        low, high = band
-        if not 0 < low <= 1 <= high:
-            raise ValueError(
-                f"[{low:g}, {high:g}] must be a band around 1 of two positive ratios, such as [0.8, 1.25]"
-            )
-        return band
 
 
 class DensityRatio(Spec):

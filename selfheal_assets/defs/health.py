@@ -4,10 +4,12 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import monitoring
-from selfheal_assets.core.monitoring import Finding
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.chunk_statistics import ALL
+from selfheal_assets.core.drift_limits import METHOD
+from selfheal_assets.core.monitoring import Finding, Status
+from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.credit import credit_view
-from selfheal_assets.defs.monitor import LABELLED, WARN, judged, served
+from selfheal_assets.defs.monitor import LABELLED, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.reports.drift import DriftPage, save_drift_page
 from selfheal_assets.reports.plots import bars_markdown
@@ -19,6 +21,7 @@ _UPSTREAM = [
     "proxy_metrics",
     "univariate_drift",
     "multivariate_drift",
+    "drift_alarms",
     "estimated_performance",
     "partial_label_evidence",
     "realized_performance",
@@ -29,34 +32,24 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
     """Drift report and health report, one partition per chunk."""
 
     @dg.asset(
-        group_name=GROUP,
-        kinds={"duckdb", "html"},
-        partitions_def=partitions,
-        deps=[*_UPSTREAM, *MARTS],
-        check_specs=[dg.AssetCheckSpec("drift_within_limits", asset="drift_report")],
+        group_name=GROUP, kinds={"duckdb", "html"}, partitions_def=partitions, deps=[*_UPSTREAM, *MARTS]
     )
     def drift_report(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """What changed in this chunk, on one HTML page with plots, and whether the inputs drifted.
+        """What changed in this chunk and what is known of it, on one HTML page with plots.
 
-        A failure says 'look': drift is not yet harm. It starts a retraining, and the gates decide.
+        It fails where the page cannot be written.
         """
         chunk = chunk_of(context, stores.case)
-        drift = stores.load_chunk("univariate_drift", chunk.start)
-        if drift.is_empty():
-            reason = f"univariate_drift has no rows for {chunk.label}: materialize it first"
-            finding = monitoring.unknown("drift_within_limits", reason)
-        else:
-            finding = monitoring.drift_finding(drift, stores.case.policy.alarms)
-        stores.save_finding(chunk.start, finding)
-        page = save_drift_page(
-            _page(stores, chunk, drift), stores.settings.reports / f"drift_{chunk.key}.html"
-        )
-        metadata: dict = {"report": dg.MetadataValue.path(str(page))}
-        if not drift.is_empty() and drift["value"].null_count() < drift.height:
-            limit = stores.case.policy.alarms.jensen_shannon
-            metadata["distances"] = dg.MetadataValue.md(bars_markdown(drift, "feature", "value", limit))
+        drift = _shown_drift(stores, chunk)
+        path = stores.settings.reports / f"drift_{chunk.key}.html"
+        metadata: dict = {
+            "report": dg.MetadataValue.path(str(save_drift_page(_page(stores, chunk, drift), path)))
+        }
+        measured = drift.filter(pl.col("value").is_not_null()) if not drift.is_empty() else drift
+        if not measured.is_empty():
+            metadata["distances"] = dg.MetadataValue.md(bars_markdown(measured, "feature", "value", "alert"))
             metadata["drift"] = table_metadata(drift)
-        return judged(stores, chunk, finding, WARN, metadata)
+        return dg.MaterializeResult(metadata=metadata)
 
     @dg.asset(group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions, deps=[drift_report])
     def health_report(context: Context, stores: StoresParam) -> dg.MaterializeResult:
@@ -85,24 +78,43 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         findings=monitoring.finding_frame(stores.load_findings(chunk.start)),
         univariate=drift,
         multivariate=stores.load_chunk("multivariate_drift", chunk.start),
-        estimates=stores.load_chunk("estimated_performance", chunk.start),
+        estimates=_shown_estimates(stores, chunk, profile),
         cohort_evidence=stores.load_chunk("partial_label_evidence", chunk.start),
         realized=_whole(stores.load_chunk("realized_performance", chunk.start)),
         reference_features=profile.reference if profile else pl.DataFrame(),
         analysis_features=rows,
         outcome=stores.case.label.outcome,
         period=stores.case.monitoring.chunk,
-        least_drift=stores.case.policy.alarms.jensen_shannon,
-        credit=credit_view(stores, chunk, CreditPolicy()),
+        credit=credit_view(stores, chunk, stores.case.policy.credit),
     )
 
 
-def _whole(realized: pl.DataFrame) -> pl.DataFrame:
-    """Figures of all cases, without those of the segments; rows of a table from before it had segments are whole."""
-    return (
-        realized.filter(pl.col("segment").fill_null("all") == "all")
-        if "segment" in realized.columns
-        else realized
+def _whole(figures: pl.DataFrame) -> pl.DataFrame:
+    """Figures of all cases, without those of the segments."""
+    return figures.filter(pl.col("segment") == ALL) if "segment" in figures.columns else figures
+
+
+def _shown_drift(stores: Stores, chunk: Chunk) -> pl.DataFrame:
+    """Jensen–Shannon distance of each feature over all rows, with whether the alarms say that it changed."""
+    drift = _whole(stores.load_chunk("univariate_drift", chunk.start))
+    if drift.is_empty():
+        return drift
+    alarms = stores.load_chunk("drift_alarms", chunk.start)
+    failed = alarms.filter(pl.col("status") == Status.failed.value)["feature"] if alarms.height else []
+    shown = drift.filter((pl.col("method") == METHOD) & (pl.col("kind") == "feature"))
+    return shown.with_columns(alert=pl.col("feature").is_in(list(failed)))
+
+
+def _shown_estimates(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> pl.DataFrame:
+    """Estimates over all rows; the ROC AUC is held against the policy's limit."""
+    estimates = _whole(stores.load_chunk("estimated_performance", chunk.start))
+    if estimates.is_empty():
+        return estimates
+    held = profile.reference_auc - stores.case.policy.alarms.max_auc_drop if profile and profile.reference_auc else None
+    is_auc = pl.col("metric") == "roc_auc"
+    limit = pl.when(is_auc).then(pl.lit(held, pl.Float64))
+    return estimates.with_columns(
+        threshold_lower=limit, threshold_upper=pl.lit(None, pl.Float64), alert=(pl.col("value") < limit).fill_null(False)
     )
 
 
@@ -119,7 +131,7 @@ def _health_row(stores: Stores, chunk: Chunk, findings: list[Finding]) -> pl.Dat
         monitoring.health(findings) if findings else (monitoring.Status.insufficient, "no checks ran")
     )
     profile, rows = served(stores, chunk)
-    estimates = stores.load_chunk("estimated_performance", chunk.start)
+    estimates = _whole(stores.load_chunk("estimated_performance", chunk.start))
     realized = _whole(stores.load_chunk("realized_performance", chunk.start))
     cohorts = stores.load_chunk("partial_label_evidence", chunk.start)
     known = stores.warehouse.query(

@@ -1,4 +1,4 @@
-"""Monitor: what the chunk's predictions look like, how well they probably do, how well they did.
+"""Monitor: what the monitoring assets share, and the figures of a chunk that need nothing but its predictions.
 
 Each asset writes its chunk's rows to the table of its name. Checks state the healthy truth; unknown is not
 healthy.
@@ -9,8 +9,8 @@ import polars as pl
 
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.monitoring import Finding
+from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.resources import (
-    ChampionProfile,
     Chunk,
     Context,
     Stores,

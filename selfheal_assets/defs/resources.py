@@ -81,7 +81,7 @@ class Stores:
         """
         self.warehouse.replace(table, tables.validated(table, frame), where)
 
-    def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame, **where: str) -> None:
+    def save_chunk(self, table: str, chunk: datetime, frame: pl.DataFrame, **where: str | int) -> None:
         """Replace a chunk's rows of a declared table, those that also match ``where``, if it is given.
 
         Raises:

@@ -6,14 +6,14 @@ import io
 import polars as pl
 
 
-def bars_markdown(frame: pl.DataFrame, name: str, value: str, limit: float) -> str:
+def bars_markdown(frame: pl.DataFrame, name: str, value: str, marked: str) -> str:
     """Horizontal bars of ``value`` by ``name``, longest on top, with the limit as a line.
 
     Args:
         frame: one row per bar; rows without a value are left out.
         name: column of the labels.
         value: column of the lengths.
-        limit: drawn as a dashed line; bars beyond it are darker and marked.
+        marked: column of booleans; bars where it is true are darker and marked, as the legend says.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -23,12 +23,11 @@ def bars_markdown(frame: pl.DataFrame, name: str, value: str, limit: float) -> s
     height = 0.9 + 0.28 * len(values)
     figure = Figure(figsize=(7, height), dpi=80)
     axes = figure.add_axes((0.24, 0.5 / height, 0.74, 1 - 0.55 / height))
-    colours = ["#b5400b" if v > limit else "#7d9cc0" for v in values]
-    labels = [f"{n} ▲" if v > limit else n for n, v in zip(rows[name].to_list(), values, strict=True)]
+    marks = rows[marked].fill_null(False).to_list()
+    colours = ["#b5400b" if mark else "#7d9cc0" for mark in marks]
+    labels = [f"{n} ▲" if mark else n for n, mark in zip(rows[name].to_list(), marks, strict=True)]
     axes.barh(labels, values, color=colours)
-    axes.axvline(limit, color="#333333", linestyle="--", linewidth=1, label=f"limit {limit:g}")
-    axes.set_xlabel("Jensen–Shannon distance to the reference")
-    axes.legend(loc="lower right", frameon=False)
+    axes.set_xlabel("Jensen–Shannon distance to the reference (▲ the alarms say that it changed)")
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)

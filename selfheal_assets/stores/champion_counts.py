@@ -14,7 +14,8 @@ from selfheal_assets.core.calibration import IDENTITY, CannotCalibrate, plain_ma
 from selfheal_assets.core.chunk_statistics import ChunkStatistics
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.stores.chunk_tables import load_statistics, store_statistics, stored_chunks
-from selfheal_assets.stores.pushdown import fit_profile, statistics_of
+from selfheal_assets.stores.pushdown import statistics_of
+from selfheal_assets.stores.reference_profile import fit_profile
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 

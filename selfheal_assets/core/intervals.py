@@ -3,7 +3,7 @@
 Two rows with the same label and score are the same to every metric of scores. Resampling rows is therefore drawing
 how often each (score, label) occurs, from a multinomial; with at most ``MOST_GROUPS`` distinct scores this is the
 ordinary bootstrap, exactly. With more, neighbouring scores share a group, so that time and memory do not grow with
-the rows: the draws' distance from the grouped value is added to the exact value.
+the rows.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from selfheal_assets.core.metrics import Interval, equal_count_bins
 
-MOST_GROUPS = 200
+MOST_GROUPS = 100
 _BLOCK = 250  # resamples at a time: bounds the memory
 
 
@@ -33,7 +33,7 @@ def wilson(hits: int, among: int, confidence: float = 0.95) -> Interval:
 
 @dataclass(frozen=True)
 class Resampled:
-    """Metrics of resampled rows, each of shape (resamples,), and of the groups as they are.
+    """Metrics of resampled rows, each of shape (resamples,). Of the average precision only the spread is meant.
 
     ``calibration_shift`` and ``gap_shift`` are distances from the sample, not metrics: the sum over bins of how far
     the mean residual moved (in units of the calibration error), and how far the gap between the classes'
@@ -41,7 +41,6 @@ class Resampled:
     """
 
     average_precision: np.ndarray
-    grouped_average_precision: float
     brier: np.ndarray
     log_loss: np.ndarray
     calibration_shift: np.ndarray
@@ -109,9 +108,7 @@ def resample(groups: ScoreGroups, resamples: int, seed: int) -> Resampled:
     """Draw all rows anew ``resamples`` times, and compute what needs it; both classes must be among them."""
     rng = np.random.default_rng(seed)
     parts = [_of_draws(groups, draws, rng) for draws in _draws(groups.counts, resamples, rng)]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    as_it_is = _average_precision(groups.counts[None, :, :])[0]
-    return Resampled(grouped_average_precision=float(as_it_is), **joined)
+    return Resampled(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _draws(counts: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -81,8 +81,9 @@ class Outcomes:
 def _average_precision(o: Outcomes) -> Interval:
     """On the logit scale, with the bootstrap's standard error. Source of the scale: Boyd, Eng and Page, ECML 2013."""
     value = metrics.average_precision(o.label, o.probability)
-    draws = o.resampled.average_precision + value - o.resampled.grouped_average_precision
-    error = float(norm.ppf(0.5 + o.figures.confidence / 2)) * float(np.std(_logit(draws)))
+    error = float(norm.ppf(0.5 + o.figures.confidence / 2)) * float(
+        np.std(_logit(o.resampled.average_precision))
+    )
     lower, upper = (1 / (1 + np.exp(-(_logit(np.array(value)) + side * error))) for side in (-1, 1))
     return Interval(value, min(float(lower), value), max(float(upper), value))
 

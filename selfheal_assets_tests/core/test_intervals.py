@@ -48,15 +48,16 @@ def test_the_draws_are_those_of_the_plain_bootstrap(rows, decimals):
     assert groups.counts.sum() == rows
     assert groups.counts.shape[1] <= max(MOST_GROUPS, min(rows, MOST_GROUPS))
     found = resample(groups, 4000, seed=3)
-    shift = metrics.average_precision(label, p) - found.grouped_average_precision
     ours = {
         metrics.brier_score: found.brier,
         metrics.log_loss: found.log_loss,
-        metrics.average_precision: found.average_precision + shift,
+        metrics.average_precision: found.average_precision,
     }
     for metric, draws in ours.items():
         plain = plain_bootstrap(label, p, metric, 1500)
-        assert draws.mean() == pytest.approx(plain.mean(), abs=4 * plain.std() / np.sqrt(1500))
+        # Tied neighbours move the average precision itself a little, but not its spread.
+        off = 0.3 if metric is metrics.average_precision else 4 / np.sqrt(1500)
+        assert draws.mean() == pytest.approx(plain.mean(), abs=off * plain.std())
         assert draws.std() == pytest.approx(plain.std(), rel=0.1), metric
         assert np.quantile(draws, [0.05, 0.95]) == pytest.approx(
             np.quantile(plain, [0.05, 0.95]), abs=0.3 * plain.std()
@@ -64,28 +65,29 @@ def test_the_draws_are_those_of_the_plain_bootstrap(rows, decimals):
 
 
 def test_ungrouped_scores_give_the_metrics_themselves():
-    label, p = sample(190, 8)
+    label, p = sample(95, 8)
     groups = score_groups(label, p, BINS)
-    found = resample(groups, 400, seed=0)
-    assert found.grouped_average_precision == pytest.approx(metrics.average_precision(label, p), abs=1e-12)
     assert (groups.variance_loss == 0).all()
     means = (
-        (groups.counts * groups.mean_loss[0]).sum() / 190,
-        (groups.counts * groups.mean_loss[1]).sum() / 190,
+        (groups.counts * groups.mean_loss[0]).sum() / 95,
+        (groups.counts * groups.mean_loss[1]).sum() / 95,
     )
     assert means == pytest.approx((metrics.brier_score(label, p), metrics.log_loss(label, p)), abs=1e-12)
 
 
 def test_grouping_does_not_hide_the_spread_within_a_group():
-    """Two scores only, so far apart that one group holds them: the mean's error must still be theirs."""
-    rows = 4 * MOST_GROUPS * 10
-    p = np.linspace(0.001, 0.999, rows)
-    label = np.zeros(rows, dtype=np.int8)
-    label[:5] = 1
-    draws = resample(score_groups(label, p, BINS), 2000, seed=2)
-    assert draws.brier.std() == pytest.approx(((p - label) ** 2).std() / np.sqrt(rows), rel=0.08)
+    """The lowest group spans eight decades, and its rows' losses differ more than those of all others."""
+    rng, rows, low = np.random.default_rng(4), 20 * MOST_GROUPS, 15
+    p = np.r_[10.0 ** rng.uniform(-9, -1, low), rng.uniform(0.3, 0.31, rows - low)]
+    label = np.r_[np.ones(low, dtype=np.int8), rng.uniform(size=rows - low) < 0.3].astype(np.int8)
+    groups = score_groups(label, p, BINS)
+    assert groups.counts[:, 0].sum() > low, "one group holds them all"
+    draws = resample(groups, 4000, seed=2)
     loss = np.where(label == 1, -np.log(p), -np.log1p(-p))
-    assert draws.log_loss.std() == pytest.approx(loss.std() / np.sqrt(rows), rel=0.08)
+    within = (groups.counts * groups.variance_loss[1]).sum() / rows
+    assert within > 0.2 * loss.var()
+    assert draws.log_loss.std() == pytest.approx(loss.std() / np.sqrt(rows), rel=0.05)
+    assert draws.brier.std() == pytest.approx(((p - label) ** 2).std() / np.sqrt(rows), rel=0.05)
 
 
 def test_groups_of_scores_lie_within_the_bins_of_the_calibration_error():

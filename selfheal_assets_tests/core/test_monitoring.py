@@ -18,6 +18,7 @@ from selfheal_assets.core.monitoring import (
     health,
     proxy_metrics,
     realized_finding,
+    reference_shortage,
     unknown,
 )
 from selfheal_assets.core.realized import realized_metrics
@@ -300,6 +301,28 @@ def outcome(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarra
     rng = np.random.default_rng(seed)
     p = sigmoid(rng.normal(size=rows) - 1)
     return (rng.uniform(size=rows) < p).astype(np.int8), p, p >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("rows", "positives", "enough"),
+    [
+        (200, 20, True),
+        (200, 180, True),
+        (199, 20, False),
+        (200, 19, False),
+        (200, 181, False),
+        (200, None, True),
+    ],
+)
+def test_a_reference_is_large_enough_with_both_classes(rows, positives, enough):
+    said = reference_shortage(POLICY, rows, positives)
+    assert (said == "") is enough
+    if not enough:
+        assert said == (
+            f"the champion's reference has {rows} rows with {positives} positives; policy.alarms asks for "
+            "min_rows = 200 and min_positives = 20 of each class"
+        )
+    assert reference_shortage(POLICY, 199).endswith("has 199 rows; policy.alarms asks for min_rows = 200")
 
 
 @pytest.mark.parametrize(("upper", "expected"), [(0.70, PASS), (0.6999, FAIL), (0.9, PASS)])

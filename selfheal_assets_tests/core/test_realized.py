@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from selfheal_assets.core import metrics
+from selfheal_assets.core.intervals import resample, score_groups
 from selfheal_assets.core.realized import (
     REALIZED_METRICS,
     REALIZED_SCHEMA,
@@ -96,6 +97,12 @@ def test_intervals_are_delongs_wilsons_and_the_bootstraps():
     assert ratio["lower"] / ratio["value"] == pytest.approx(
         share / (share + 1.96 * math.sqrt(share * (1 - share) / 2000)), rel=0.005
     )
+    draws = resample(score_groups(label, p, 10), 5000, 0)
+    for metric, shift in (("ks", draws.gap_shift), ("expected_calibration_error", draws.calibration_shift)):
+        row, reach = found[metric], np.quantile(shift, 0.95)
+        assert row["upper"] - row["value"] == pytest.approx(reach)
+        assert row["lower"] == pytest.approx(max(0, row["value"] - reach))
+    assert 0 < found["ks"]["lower"] < found["ks"]["value"]
     wider = by_metric(realized_metrics(label, p, flagged, POLICY, figures=RealizedFigures(confidence=0.99)))
     for metric, row in found.items():
         if row["lower"] is not None:

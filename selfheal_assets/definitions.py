@@ -8,10 +8,10 @@ import dagster as dg
 
 from selfheal_assets.defs import automation, mlflow_run
 from selfheal_assets.defs.dbt import build_dbt_assets
-from selfheal_assets.defs.health import build_health_assets
-from selfheal_assets.defs.ingest import build_ingest_assets
 from selfheal_assets.defs.drift import build_drift_assets
 from selfheal_assets.defs.estimate import build_estimate_assets
+from selfheal_assets.defs.health import build_health_assets
+from selfheal_assets.defs.ingest import build_ingest_assets
 from selfheal_assets.defs.monitor import build_monitor_assets
 from selfheal_assets.defs.outcomes import build_outcome_assets
 from selfheal_assets.defs.promote import production_model, promotion_decision

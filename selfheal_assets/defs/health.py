@@ -110,11 +110,17 @@ def _shown_estimates(stores: Stores, chunk: Chunk, profile: ChampionProfile | No
     estimates = _whole(stores.load_chunk("estimated_performance", chunk.start))
     if estimates.is_empty():
         return estimates
-    held = profile.reference_auc - stores.case.policy.alarms.max_auc_drop if profile and profile.reference_auc else None
+    held = (
+        profile.reference_auc - stores.case.policy.alarms.max_auc_drop
+        if profile and profile.reference_auc
+        else None
+    )
     is_auc = pl.col("metric") == "roc_auc"
     limit = pl.when(is_auc).then(pl.lit(held, pl.Float64))
     return estimates.with_columns(
-        threshold_lower=limit, threshold_upper=pl.lit(None, pl.Float64), alert=(pl.col("value") < limit).fill_null(False)
+        threshold_lower=limit,
+        threshold_upper=pl.lit(None, pl.Float64),
+        alert=(pl.col("value") < limit).fill_null(False),
     )
 
 

@@ -103,6 +103,14 @@ def test_too_few_effective_rows_keep_the_weighted_estimator_out():
     assert coverage(REFERENCE, chunk.inputs, POLICY, 0).complaint() is None
 
 
+def test_effective_rows_are_those_of_the_rarer_class():
+    rare = world(3000, 1)
+    rare.label[np.flatnonzero(rare.label)[60:]] = 0
+    cover = coverage(rare, world(1000, 3).inputs, POLICY, 0)
+    assert cover.balanced and not cover.usable
+    assert 40 < cover.effective <= 60
+
+
 # The backtest.
 
 
@@ -176,6 +184,14 @@ def test_a_sample_stands_for_the_rows_and_groups_come_from_all():
     )
     assert frame["value_cbpe"].to_list() == expected["value"].to_list()
     assert set(frame["rows"]) == {5000}
+
+
+def test_intervals_stay_within_what_a_metric_can_be():
+    chunk = world(250, 8)
+    rare = ChunkRows(chunk.inputs, chunk.inputs.score > np.sort(chunk.inputs.score)[-4])
+    found = rows_of(estimate_chunk(REFERENCE, rare, POLICY, COSTS))
+    assert (found["recall"]["lower"], found["precision"]["upper"]) == (0.0, 1.0)
+    assert found["business_value"]["lower"] < 0
 
 
 # What cannot be estimated.

@@ -52,7 +52,7 @@ class PartialAlarm:
     @property
     def harmful(self) -> bool:
         """Whether the evidence exceeds its limit."""
-        return not self.insufficient and self.log_e is not None and self.log_e >= self.limit
+        return self.log_e is not None and self.log_e >= self.limit
 
 
 def log_wealth_by_start(counts: pl.DataFrame, reference: pl.DataFrame, policy: HarmAlarms) -> np.ndarray:

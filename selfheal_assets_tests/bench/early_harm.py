@@ -135,8 +135,8 @@ def _watch(
     loans: pl.DataFrame, curve: TimingCurve, reference: pl.DataFrame, horizon_months: int, matured_only: bool
 ) -> tuple[datetime, PartialAlarm] | None:
     """The first of the monthly looks that raises an alarm, until all loans are mature."""
-    first = loans["cohort"].min()
-    last = add_months(loans["cohort"].max(), horizon_months + 2)
+    months = loans["cohort"].sort()
+    first, last = months[0], add_months(months[-1], horizon_months + 2)
     counts: pl.DataFrame | None = None
     look = add_months(first, horizon_months + 1 if matured_only else 1)
     while look <= last:

@@ -145,6 +145,14 @@ def test_wealth_is_the_ratio_of_two_integrals():
     assert fewer[1] == pytest.approx(math.log(marginal(7, 1.6, 3) / marginal(7, 1.6, 6)))
 
 
+def test_the_factors_share_the_stake():
+    counts, reference = counts_of([9.0], [4.0]), counts_of([6.0], [5.0])
+    both = ONE_BAND.model_copy(update={"hazard_factors": (2.0, 3.0)})
+    single = [ONE_BAND.model_copy(update={"hazard_factors": (f,)}) for f in (2.0, 3.0)]
+    apart = [np.exp(log_wealth_by_start(counts, reference, policy)) for policy in single]
+    assert np.exp(log_wealth_by_start(counts, reference, both)) == pytest.approx(sum(apart) / 2)
+
+
 def test_wealth_is_one_on_average_where_nothing_changed():
     """The sum over every count of its chance, given a rate that the reference leaves, times the wealth."""
     reference, counts = counts_of([6.0], [5.0]), np.arange(400.0)

@@ -53,9 +53,7 @@ class ScoreCells:
     @cached_property
     def first_cell(self) -> np.ndarray:
         """The first cell of each bucket: its lowest scores', before any knot in it."""
-        edge_counts = self.rises[self.knots_below]
-        edge_counts[0] = False
-        return self.knots_below + np.cumsum(edge_counts)
+        return self.knots_below + np.cumsum(self.rises[self.knots_below])
 
     @cached_property
     def piece(self) -> np.ndarray:

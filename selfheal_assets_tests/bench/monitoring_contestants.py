@@ -22,7 +22,7 @@ NUMBER_METHODS = ["jensen_shannon", "hellinger", "kolmogorov_smirnov", "wasserst
 CATEGORY_METHODS = ["jensen_shannon", "hellinger", "l_infinity", "chi2"]
 METRICS = ["roc_auc", "average_precision", "f1", "precision", "recall", "specificity", "accuracy"]
 CONFUSION = {"true_positive": "tp", "false_positive": "fp", "false_negative": "fn", "true_negative": "tn"}
-_CONFIG = {"memory_limit": "500MB", "threads": 2, "preserve_insertion_order": True}
+_CONFIG = {"memory_limit": "300MB", "threads": 2, "preserve_insertion_order": True}
 Stages = dict[str, float]
 
 

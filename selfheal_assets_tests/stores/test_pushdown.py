@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfheal_assets.core import distances
 from selfheal_assets.core.calibration import IsotonicMap, fit_isotonic
 from selfheal_assets.core.chunk_statistics import ChunkStatistics, cells_of, merge
 from selfheal_assets.core.drift import coarse_counts, drift_figures, psi_readings, segment_notes
 from selfheal_assets.core.evaluation import segment_of
 from selfheal_assets.core.expected import expected_metrics
+from selfheal_assets.core.grid import decile_edges
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.score_table import expected_performance, score_groups
 from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
@@ -151,6 +153,33 @@ def test_psi_cells_hold_tenths_of_the_reference_even_where_one_fine_cell_holds_i
     moved = counted(connection, profile, pl.DataFrame({"x": values[:5_000] + 1}))
     figures = drift_figures(profile, moved).filter(pl.col("method") == "psi")
     assert figures["value"][0] > 0.5  # the coarse cells see nothing of it
+
+
+@pytest.mark.parametrize("reference_rows", [12_000, 2_000])
+def test_psi_and_jensen_shannon_count_what_lies_outside_the_range(connection, reference_rows):
+    reference = np.random.default_rng(0).uniform(0, 1, reference_rows)
+    chunk = np.array([-1.0] * 5 + [0.05] * 10 + [0.95] * 10 + [2.0] * 7 + [np.inf] * 3)
+    profile = fitted(connection, pl.DataFrame({"x": reference}), [NUMBER])
+    statistics = counted(connection, profile, pl.DataFrame({"x": chunk}))
+    found = dict(drift_figures(profile, statistics).select("method", "value").rows())
+    psi, edges = profile.columns[0].grid.psi, np.histogram_bin_edges(reference, "doane")
+    finite = chunk[np.isfinite(chunk)]
+    tenths = [np.bincount(np.searchsorted(psi, side, "right"), minlength=10) for side in (reference, finite)]
+    assert found["psi"] == pytest.approx(distances.population_stability_index(*map(np.float64, tenths)))
+    inside = [np.histogram(side, edges)[0].astype(float) for side in (reference, chunk)]
+    assert found["jensen_shannon"] == pytest.approx(distances.jensen_shannon(*inside, elsewhere=15))
+
+
+def test_deciles_that_lie_in_one_cell_share_its_upper_edge():
+    edges, counts = np.arange(5.0), np.array([40, 40, 11, 9]) * 1_000
+    light, heavy = decile_edges(edges, counts)
+    assert light == () and heavy == {0: [0.1, 0.2, 0.3, 0.4], 1: [0.5, 0.6, 0.7, 0.8], 2: [0.9]}
+    fine = np.full(1_000, 7)
+    light, heavy = decile_edges(np.arange(1_001.0), fine)
+    assert light == tuple(np.arange(100.0, 1_000, 100)) and heavy == {}
+    rare = np.append(np.zeros(899), np.full(101, 90)).astype(int)  # a decile lies in the last cell but one
+    light, _ = decile_edges(np.arange(1_001.0), np.where(np.arange(1_000) == 999, 1, rare))
+    assert len(light) == 9
 
 
 def test_psi_is_read_by_bands_and_beside_a_cut_off(connection):

@@ -31,10 +31,11 @@ def champion_predictions(warehouse: Warehouse, start: datetime, end: datetime, v
 def labelled_predictions(warehouse: Warehouse, start: datetime, end: datetime) -> pl.DataFrame:
     """Logged champion rows in [start, end) with their features and what ``fct_labelled_predictions`` knows.
 
-    Adds ``cohort``, ``age_days``, ``is_mature``, ``label``, ``positive_so_far``, as of the warehouse's clock.
+    Adds ``cohort``, ``age_days``, ``is_mature``, ``label``, ``positive_so_far``, ``recorded_at``, as of the warehouse's clock.
     """
     return warehouse.query(
-        """select p.*, f.cohort, f.age_days::double as age_days, f.is_mature, f.label, f.positive_so_far
+        """select p.*, f.cohort, f.age_days::double as age_days, f.is_mature, f.label, f.positive_so_far,
+               f.recorded_at
            from prediction_log p join fct_labelled_predictions f using (prediction_id)
            where p.event_time >= ? and p.event_time < ?
            order by p.event_time, p.prediction_id""",

@@ -170,7 +170,10 @@ class DriftJudge:
 
 
 def fit_drift(
-    reference: pl.DataFrame, features: Sequence[Feature], domain_classifier: bool = False
+    reference: pl.DataFrame,
+    features: Sequence[Feature],
+    domain_classifier: bool = False,
+    univariate: bool = True,
 ) -> DriftJudge:
     """Fit the drift calculators on the reference rows (the features by name).
 
@@ -178,6 +181,7 @@ def fit_drift(
         reference: the champion's reference.
         features: that it holds.
         domain_classifier: whether chunks are judged by one, too: five boosted classifiers for each.
+        univariate: whether single features are judged; the push-down engine does without.
 
     Raises:
         ValueError: no feature varies in the reference.
@@ -198,18 +202,22 @@ def fit_drift(
     names = [f.name for f in usable]
     categories = [f.name for f in usable if f.type is FeatureType.category]
     with _nannyml() as nml:
-        univariate = nml.UnivariateDriftCalculator(
-            column_names=names,
-            treat_as_categorical=categories,
-            continuous_methods=[UNIVARIATE_METHOD],
-            categorical_methods=[UNIVARIATE_METHOD],
-            chunker=_chunker(size),
-        ).fit(frame)
+        single = (
+            nml.UnivariateDriftCalculator(
+                column_names=names,
+                treat_as_categorical=categories,
+                continuous_methods=[UNIVARIATE_METHOD],
+                categorical_methods=[UNIVARIATE_METHOD],
+                chunker=_chunker(size),
+            ).fit(frame)
+            if univariate
+            else None
+        )
         multivariate = nml.DataReconstructionDriftCalculator(column_names=names, chunker=_chunker(size)).fit(
             frame
         )
         domain = _domain_classifier(nml, frame, names, categories) if domain_classifier else None
-    return DriftJudge(tuple(features), univariate, multivariate, unusable, domain)
+    return DriftJudge(tuple(features), single, multivariate, unusable, domain)
 
 
 def _domain_classifier(nml: Any, frame: Any, names: list[str], categories: list[str]) -> Any:

@@ -6,6 +6,7 @@ use case and checked by ``schemas``.
 
 import polars as pl
 
+from selfheal_assets.core.evidence import STAGES
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.realized import REALIZED_METRICS
 from selfheal_assets.core.table_rules import (
@@ -226,6 +227,23 @@ TABLES = {
         + ordered("lower", "value", "upper")
         + ordered("positives", "rows")
         + _in_unit_interval(("value", "lower", "upper"), "metric", _BOUNDED_METRICS),
+    ),
+    "evidence": Table(
+        {
+            "stage": text(*STAGES),
+            "segment": text(),
+            "metric": text(),
+            "value": figure(),
+            "lower": figure(),
+            "upper": figure(),
+            "rows": count(),
+            "method": text(nullable=True),
+            "own_error": figure(least=0),
+            "status": text(*_STATUSES),
+            "reason": text(nullable=True),
+        },
+        key=("stage", "segment", "metric"),
+        rules=explained("value", exactly=False) + ordered("lower", "value", "upper"),
     ),
     "findings": Table(
         {

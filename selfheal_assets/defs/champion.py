@@ -48,7 +48,10 @@ class ChampionProfile:
     @cached_property
     def drift(self) -> DriftJudge:
         """NannyML's judge of drift."""
-        return fit_drift(self.reference, self.bundle.features, self.case.monitoring.domain_classifier)
+        by_nannyml = self.case.policy.engine == "nannyml"
+        return fit_drift(
+            self.reference, self.bundle.features, self.case.monitoring.domain_classifier, by_nannyml
+        )
 
     @cached_property
     def performance(self) -> PerformanceJudge:

@@ -6,6 +6,7 @@ import polars as pl
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.chunk_statistics import ALL
 from selfheal_assets.core.drift_limits import METHOD
+from selfheal_assets.core.evidence import evidence_table
 from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.credit import credit_view
@@ -53,18 +54,28 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
 
     @dg.asset(group_name=GROUP, kinds={"duckdb"}, partitions_def=partitions, deps=[drift_report])
     def health_report(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """The chunk in one row: champion, volume, evidence at each stage, what failed. Published for readers."""
+        """The chunk in one row: champion, volume, evidence at each stage, what failed. Published for readers.
+
+        The table ``evidence`` has the stages side by side, in all metrics with their intervals, by segment.
+        """
         chunk = chunk_of(context, stores.case)
         findings = stores.load_findings(chunk.start)
         row = _health_row(stores, chunk, findings)
         stores.save_chunk("health_report", chunk.start, row)
+        evidence = _evidence(stores, chunk)
+        stores.save_chunk("evidence", chunk.start, evidence)
         whole = stores.warehouse.query("select * from health_report order by chunk")
         stores.warehouse.publish("health_report", whole)
         newest = chunk.start == whole["chunk"].max()  # an older chunk, built again, is no news
         if newest and stores.warehouse.has(LABELLED):
             stores.warehouse.publish("prediction_stats", chunks.prediction_stats(stores.warehouse))
+        if newest:
+            stores.warehouse.publish("evidence", evidence)
         facts = {k: ("" if v is None else v) for k, v in row.row(0, named=True).items()}
-        return dg.MaterializeResult(metadata=facts | {"recent": table_metadata(whole.tail(8))})
+        return dg.MaterializeResult(
+            metadata=facts
+            | {"recent": table_metadata(whole.tail(8)), "evidence": table_metadata(_whole(evidence))}
+        )
 
     return [drift_report, health_report]
 
@@ -87,6 +98,11 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         period=stores.case.monitoring.chunk,
         credit=credit_view(stores, chunk, stores.case.policy.credit),
     )
+
+
+def _evidence(stores: Stores, chunk: Chunk) -> pl.DataFrame:
+    tables = ("estimated_performance", "partial_label_evidence", "harm_alarms", "realized_performance")
+    return evidence_table(*(stores.load_chunk(table, chunk.start) for table in tables))
 
 
 def _whole(figures: pl.DataFrame) -> pl.DataFrame:

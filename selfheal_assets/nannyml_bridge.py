@@ -143,7 +143,7 @@ class DriftJudge:
             why = "all values are missing in this chunk" if f.name in empty else why
             limit = _number(cell["upper_threshold"])
             rows.append((f.name, UNIVARIATE_METHOD, value, limit, _alert(cell, value), why))
-        return validated("univariate_drift", pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row"))
+        return validated("nannyml_drift", pl.DataFrame(rows, schema=_DRIFT_SCHEMA, orient="row"))
 
     def multivariate_drift(self, chunk: pl.DataFrame) -> pl.DataFrame:
         """Drift of all features together, in the whole chunk.
@@ -264,7 +264,7 @@ class PerformanceJudge:
             limits = _number(cell["lower_threshold"]), _number(cell["upper_threshold"])
             why = "NannyML could not estimate it: one predicted class only" if value is None else left_out
             rows.append((metric, value, *band, *limits, _alert(cell, value), why))
-        return validated("estimated_performance", pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row"))
+        return validated("nannyml_estimates", pl.DataFrame(rows, schema=_ESTIMATE_SCHEMA, orient="row"))
 
 
 def fit_performance(reference: pl.DataFrame) -> PerformanceJudge:

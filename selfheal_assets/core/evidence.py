@@ -41,8 +41,8 @@ def evidence_table(
 
     Returns:
         One row per ``stage``, ``segment`` and ``metric``: ``value`` with its interval ``lower``–``upper`` (null where
-        ``reason`` says why), ``rows`` it rests on, ``method`` (estimator, or how the interval was made), ``own_error``
-        (an estimator's past error), ``status``. A stage without any row has one that says so.
+        ``reason`` says why), ``rows`` it rests on, ``method`` (estimator, or how the interval was made),
+        ``own_error`` (an estimator's past error), ``status``. A stage without any row has one that says so.
     """
     parts = {
         "estimated": estimated.rename({"estimator": "method"}) if estimated.height else estimated,

@@ -228,6 +228,35 @@ TABLES = {
         + ordered("positives", "rows")
         + _in_unit_interval(("value", "lower", "upper"), "metric", _BOUNDED_METRICS),
     ),
+    "nannyml_drift": Table(
+        {
+            "feature": text(),
+            "method": text(),
+            "value": figure(least=0),
+            "threshold": figure(),
+            "alert": flag(nullable=True),
+            "reason": text(nullable=True),
+        },
+        key=("feature", "method"),
+        rules=explained("value") + _in_unit_interval(("value",), "method", _BOUNDED_DISTANCES),
+    ),
+    "nannyml_estimates": Table(
+        {
+            "metric": text(),
+            "value": figure(),
+            "lower": figure(),
+            "upper": figure(),
+            "threshold_lower": figure(),
+            "threshold_upper": figure(),
+            "alert": flag(nullable=True),
+            "reason": text(nullable=True),
+        },
+        key=("metric",),
+        # A reason beside a value says what the estimate leaves out.
+        rules=explained("value", exactly=False)
+        + ordered("lower", "value", "upper")
+        + _in_unit_interval(("value", "lower", "upper"), "metric", _BOUNDED_METRICS),
+    ),
     "evidence": Table(
         {
             "stage": text(*STAGES),

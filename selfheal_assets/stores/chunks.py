@@ -31,7 +31,8 @@ def champion_predictions(warehouse: Warehouse, start: datetime, end: datetime, v
 def labelled_predictions(warehouse: Warehouse, start: datetime, end: datetime) -> pl.DataFrame:
     """Logged champion rows in [start, end) with their features and what ``fct_labelled_predictions`` knows.
 
-    Adds ``cohort``, ``age_days``, ``is_mature``, ``label``, ``positive_so_far``, ``recorded_at``, as of the warehouse's clock.
+    Adds ``cohort``, ``age_days``, ``is_mature``, ``label``, ``positive_so_far``, ``recorded_at``,
+    as of the warehouse's clock.
     """
     return warehouse.query(
         """select p.*, f.cohort, f.age_days::double as age_days, f.is_mature, f.label, f.positive_so_far,

@@ -159,9 +159,8 @@ def _with_deciles(
         counts = np.zeros(len(column.grid.edges) - 1, dtype=np.int64)
         counts[counted["at"].to_numpy()] = counted["n"].to_numpy()
         light, heavy = decile_edges(column.grid.edges, counts)
-        psi = {*light}
-        for shares in heavy.values():
-            psi |= set(_quantiles(connection, source, column.name, shares))
+        shares = sorted(share for inside in heavy.values() for share in inside)
+        psi = {*light, *(_quantiles(connection, source, column.name, shares) if shares else ())}
         psi.discard(column.grid.low)
     return replace(column, grid=replace(column.grid, psi=tuple(sorted(psi))))
 
@@ -180,7 +179,9 @@ def _quantiles(
 def _category_column(
     connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile
 ) -> FeatureProfile:
-    value = f"{name(column.name)}::varchar"
-    found = connection.sql(f"select distinct {value} from {source} where {value} is not null").fetchall()
+    value = name(column.name)
+    found = connection.sql(
+        f"select distinct v::varchar from (select distinct {value} v from {source} where {value} is not null)"
+    ).fetchall()
     reason = None if found else "the reference holds no value: all are missing"
     return replace(column, categories=tuple(sorted(v for (v,) in found)), reason=reason)

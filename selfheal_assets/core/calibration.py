@@ -106,7 +106,10 @@ def needs_calibration(score: Array, label: Array) -> bool:
         seen = rows > 0
         fitted = isotonic_regression(hits[seen] / rows[seen], sample_weight=rows[seen])
         held_out.append(test)
-        mapped.append(np.interp(score[test], values[seen], fitted))
+        of_values = np.empty(len(values))
+        of_values[seen] = fitted
+        of_values[~seen] = np.interp(values[~seen], values[seen], fitted)
+        mapped.append(of_values[at[test]])
     rows = np.concatenate(held_out)
     raw = _calibration_error(label[rows], score[rows])
     return raw > _calibration_error(label[rows], np.concatenate(mapped))

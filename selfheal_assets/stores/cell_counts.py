@@ -105,16 +105,17 @@ def _ends(column: FeatureProfile) -> tuple[float, float]:
 def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
     low, high = (number(end) for end in _ends(column))
     grid = column.grid
-    cells, decile = ["0e0", "0e0"], "0"
+    cells, decile, keys = ["0e0", "0e0"], "0", ["f", "c"]
     if grid is not None and not column.is_constant:
         cells = [_cell(grid, n, exact) for n in (grid.fine, grid.coarse)]
-        decile = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits) or "0"
+        if grid.splits:
+            decile, keys = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits), ["f", "c", "d"]
     return f"""
-        select {slices.columns}, f, c, d, count(*) n, min(x) low, max(x) high
+        select {slices.columns}, f, c, {"d" if "d" in keys else "0 d"}, count(*) n, min(x) low, max(x) high
         from (select * exclude (x), x, {cells[0]} f, {cells[1]} c, {decile} d
               from (select {slices.select}, {name(column.name)}::double x from {source})
               where x between {low} and {high})
-        group by {slices.group_by("f", "c", "d")}"""
+        group by {slices.group_by(*keys)}"""
 
 
 def _cell(grid: Grid, cells: int, exact: bool) -> str:
@@ -173,11 +174,11 @@ def count_values(
     connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
 ) -> pl.DataFrame:
     """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
-    kind = "double" if column.numeric else "varchar"
+    kind = "double" if column.numeric else "varchar"  # converted once a value, not once a row
     counted = connection.sql(
-        f"""select {slices.columns}, "at", count(*) n
-            from (select {slices.select}, {name(column.name)}::{kind} "at" from {source})
-            group by {slices.group_by('"at"')}"""
+        f"""select {slices.columns}, v::{kind} "at", count(*) n
+            from (select {slices.select}, {name(column.name)} v from {source})
+            group by {slices.group_by("v")}"""
     ).pl()
     at, n, grid = pl.col("at"), pl.col("n"), column.grid
     if not column.numeric or grid is None:

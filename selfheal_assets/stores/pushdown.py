@@ -85,6 +85,7 @@ def _of_columns(
     """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
     by_cell = [c for c in profile.columns if c.numeric and not c.by_value]
     outside = outside_columns(connection, source, by_cell)
+    feature_type = pl.Enum([c.name for c in profile.columns])
     waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
     listed = []
     for column in profile.columns:
@@ -93,12 +94,12 @@ def _of_columns(
         else:
             counted = count_values(connection, source, column, slices)
         many = "cells" if column in by_cell else "numbers" if column.numeric else "texts"
-        waiting[many].append(counted.select(_COUNTED).with_columns(feature=pl.lit(column.name)))
+        waiting[many].append(counted.select(_COUNTED).with_columns(feature=pl.lit(column.name, feature_type)))
         if sum(frame.height for frame in waiting[many]) > _BATCH:
             listed.append(_listed(pl.concat(waiting[many]), many))
             waiting[many] = []
     listed += [_listed(pl.concat(frames), many) for many, frames in waiting.items() if frames]
-    names = pl.DataFrame({"feature": [c.name for c in profile.columns]}, schema={"feature": pl.String})
+    names = pl.DataFrame({"feature": feature_type.categories}, schema={"feature": feature_type})
     totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
     rows = names.join(totals, how="cross")
     both = rows.join(
@@ -116,12 +117,12 @@ _COUNTED = ["k", "segment", "place", "at", "n", "low", "high", "gap"]
 
 
 def _listed(counted: pl.DataFrame, many: str) -> pl.DataFrame:
-    """Counts of columns as lists called ``many`` and ``counts``, with the sums beside them; ``_BY`` is unique."""
+    """Counts of columns as lists called ``many`` and ``counts``, with the sums beside them."""
     n, place, gap = pl.col("n"), pl.col("place"), pl.col("gap")
     finite = place <= ABOVE
     return (
-        counted.sort(*_BY, "at")
-        .group_by(_BY, maintain_order=True)
+        counted.sort("at")
+        .group_by(_BY)
         .agg(
             pl.col("low").filter(finite).min(),
             pl.col("high").filter(finite).max(),

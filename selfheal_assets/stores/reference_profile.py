@@ -11,12 +11,27 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.calibration import IsotonicMap
-from selfheal_assets.core.grid import FINE_CELLS, Grid, coarse_cells, decile_edges, is_divisible
-from selfheal_assets.core.profile import PREDICTION, SCORE, FeatureProfile, Profile, segment_profile
+from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
+from selfheal_assets.core.column_drift import Counted, by_column
+from selfheal_assets.core.grid import (
+    FINE_CELLS,
+    PSI_CELLS,
+    Grid,
+    coarse_cells,
+    decile_edges,
+    is_divisible,
+)
+from selfheal_assets.core.profile import (
+    PREDICTION,
+    SCORE,
+    FeatureProfile,
+    Profile,
+    SegmentProfile,
+    segment_profile,
+)
 from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
-from selfheal_assets.stores.cell_counts import WITHIN, count_number, count_values
 from selfheal_assets.stores.pushdown import statistics_of
-from selfheal_assets.stores.slices import Slices, name, number, segment_counts
+from selfheal_assets.stores.slices import name, number, segment_counts
 
 REFERENCE = "reference"
 
@@ -58,9 +73,27 @@ def fit_profile(
         )
         for s in segments
     )
-    profile = Profile(columns, cut, calibration)
-    reference = statistics_of(connection, source, profile, chunk=REFERENCE)
-    return Profile(columns, cut, calibration, reference)
+    draft = Profile(columns, cut, calibration)
+    counted = statistics_of(connection, source, draft, chunk=REFERENCE)
+    rows = by_column(counted)
+    columns = tuple(_with_deciles(connection, source, c, rows[c.name, ALL]) for c in columns)
+    return Profile(columns, cut, calibration, _counted_again(connection, source, columns, cut, counted))
+
+
+def _counted_again(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    columns: Sequence[FeatureProfile],
+    segments: tuple[SegmentProfile, ...],
+    counted: ChunkStatistics,
+) -> ChunkStatistics:
+    """The reference's counts, once more where a decile has cut a cell in two."""
+    cut = tuple(c for c in columns if c.grid and c.grid.fine and c.grid.splits)
+    if not cut:
+        return counted
+    again = statistics_of(connection, source, Profile(cut, segments), chunk=REFERENCE)
+    kept = counted.features.filter(~pl.col("feature").is_in([c.name for c in cut]))
+    return ChunkStatistics(pl.concat([kept, again.features]), counted.scores)
 
 
 def scored_labels(
@@ -80,7 +113,7 @@ def scored_labels(
 def _number_columns(
     connection: duckdb.DuckDBPyConnection, source: str, wanted: Sequence[FeatureProfile]
 ) -> dict[str, FeatureProfile]:
-    """Numbers with their grids: one scan for ranges, one for skewness, one count a column for deciles."""
+    """Numbers with their grids, but for the deciles: one scan for ranges, one for skewness."""
     if not wanted:
         return {}
     names = [c.name for c in wanted]
@@ -89,8 +122,8 @@ def _number_columns(
     columns = {}
     for column, (n, infinite, low, high, _), skew in zip(wanted, found, skewness, strict=True):
         grid, reason = _grid(n, infinite, low, high, skew)
-        made = replace(column, grid=grid, by_value=bool(grid and not grid.fine), reason=reason)
-        columns[column.name] = _with_deciles(connection, source, made) if grid and reason is None else made
+        by_value = grid is not None and not grid.fine
+        columns[column.name] = replace(column, grid=grid, by_value=by_value, reason=reason)
     return columns
 
 
@@ -144,24 +177,21 @@ def _grid(n: int, infinite: int, low: float, high: float, skewness: float) -> tu
 
 
 def _with_deciles(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, counted: Counted
 ) -> FeatureProfile:
     """The column with the edges of PSI's cells: each holds about a tenth of the reference."""
-    assert column.grid is not None
-    whole = Slices(Profile((column,)), None)
+    if column.grid is None or column.reason:
+        return column
     if column.by_value:
-        counted = count_values(connection, source, column, whole).filter(pl.col("place") == WITHIN).sort("at")
-        values, rows = counted["at"].to_numpy(), counted["n"].to_numpy()
-        tenths = np.searchsorted(np.cumsum(rows), np.arange(1, 10) * rows.sum() / 10)
-        psi = {float(values[i]) for i in tenths if i > 0}
+        total = np.cumsum(counted.counts)
+        tenths = np.searchsorted(total, np.arange(1, PSI_CELLS) * total[-1] / PSI_CELLS)
+        psi = {float(counted.at[i]) for i in tenths if i > 0}
     else:
-        counted = count_number(connection, source, column, whole, outside=False)
-        counts = np.zeros(len(column.grid.edges) - 1, dtype=np.int64)
-        counts[counted["at"].to_numpy()] = counted["n"].to_numpy()
+        counts = np.zeros(len(column.grid.edges) - 1)
+        counts[counted.at] = counted.counts
         light, heavy = decile_edges(column.grid.edges, counts)
-        psi = {*light}
-        for shares in heavy.values():
-            psi |= set(_quantiles(connection, source, column.name, shares))
+        shares = sorted(share for inside in heavy.values() for share in inside)
+        psi = {*light, *(_quantiles(connection, source, column.name, shares) if shares else ())}
         psi.discard(column.grid.low)
     return replace(column, grid=replace(column.grid, psi=tuple(sorted(psi))))
 
@@ -180,7 +210,9 @@ def _quantiles(
 def _category_column(
     connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile
 ) -> FeatureProfile:
-    value = f"{name(column.name)}::varchar"
-    found = connection.sql(f"select distinct {value} from {source} where {value} is not null").fetchall()
+    value = name(column.name)
+    found = connection.sql(
+        f"select distinct v::varchar from (select distinct {value} v from {source} where {value} is not null)"
+    ).fetchall()
     reason = None if found else "the reference holds no value: all are missing"
     return replace(column, categories=tuple(sorted(v for (v,) in found)), reason=reason)

@@ -61,6 +61,7 @@ class Slices:
             codes.append(
                 (f"(case {value} {cases} else {pool} end)" if cases else f"{pool}") + f"::utinyint s{i}"
             )
+        self.segment_type = pl.Enum(profile.segment_labels)
         self.names = ["k", *(f"s{i}" for i in range(len(profile.segments)))]
         self.select = ", ".join([f"{key if key is not None else 'null::integer'} k", *codes])
 
@@ -82,14 +83,15 @@ class Slices:
         ``low`` and ``high`` are spanned, ``sums`` are added.
         """
         if not self._segments:
-            return counted.hstack([pl.Series("segment", [ALL]).new_from_index(0, counted.height)])
+            everything = pl.Series("segment", [ALL], dtype=self.segment_type)
+            return counted.hstack([everything.new_from_index(0, counted.height)])
         parts = []
         for i, s in enumerate(self._segments):
             codes = counted.filter(pl.col(f"s{i}").is_not_null())
-            labels = pl.Series(s.labels)
+            labels = pl.Series(s.labels, dtype=self.segment_type)
             parts.append(codes.with_columns(segment=labels.gather(codes[f"s{i}"])))
         spans = [e for c, e in (("low", pl.col("low").min()), ("high", pl.col("high").max())) if c in counted]
         whole = parts[0].group_by("k", *cells, maintain_order=True).agg(pl.col(sums).sum(), *spans)
         kept = [c for c in whole.columns if c in counted.columns]
-        whole = whole.select(*kept, pl.lit(ALL).alias("segment"))
+        whole = whole.select(*kept, pl.lit(ALL, self.segment_type).alias("segment"))
         return pl.concat([whole, *(p.select(whole.columns) for p in parts)])

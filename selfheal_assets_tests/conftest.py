@@ -21,7 +21,13 @@ COMMAND = [sys.executable, "-c", "from selfheal_assets.cli import main; main()"]
 # Files whose tests stay in one process where several share them (pytest-xdist), as they share a fixture that takes a
 # minute; the groups go first, the longest first, so that no process waits for another at the end.
 _TOGETHER = {
-    "lived": ("test_replay.py", "test_cli.py", "test_health.py", "test_no_future_label.py"),
+    "lived": (
+        "test_replay.py",
+        "test_cli.py",
+        "test_health.py",
+        "test_no_future_label.py",
+        "test_credit_view.py",
+    ),
     "shell": ("test_service.py", "test_shell.py", "test_ui.py", "test_runbook.py"),
     "openapi": ("test_openapi.py",),
     "shadow": ("test_shadow.py",),

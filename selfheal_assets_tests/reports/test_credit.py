@@ -60,7 +60,9 @@ def view(**changed) -> CreditView:
         }
     )  # fmt: skip
     fields = {
-        "stability": stability_table(pl.DataFrame([psi("score", 0.08), psi("a", 0.3), psi("b", None)]), POLICY),
+        "stability": stability_table(
+            pl.DataFrame([psi("score", 0.08), psi("a", 0.3), psi("b", None)]), POLICY
+        ),
         "score_stability": stability_table(pl.DataFrame(score), POLICY),
         "bands": credit.score_bands(bands, POLICY),
         "ranking": credit.ranking(ranking, POLICY),
@@ -112,7 +114,14 @@ def test_figures_are_what_plotly_accepts_and_say_in_words_what_they_show():
 
 def test_at_most_six_vintages_are_drawn_each_told_apart_without_colour():
     traces = figures(view())["Vintage curves"].spec["data"]
-    assert [trace["name"] for trace in traces] == ["2006 Q1", "2006 Q2", "2006 Q4", "2007 Q1", "2007 Q3", "2007 Q4"]
+    assert [trace["name"] for trace in traces] == [
+        "2006 Q1",
+        "2006 Q2",
+        "2006 Q4",
+        "2007 Q1",
+        "2007 Q3",
+        "2007 Q4",
+    ]
     assert len({(t["line"]["dash"], t["marker"]["symbol"]) for t in traces}) == 6
     assert traces[-1]["x"] == list(range(6))
 
@@ -141,7 +150,9 @@ def test_the_highest_band_is_named_as_such():
 @pytest.mark.parametrize("nothing", ["no columns", "no rows"])
 def test_an_empty_part_is_not_computed_and_says_why(name, nothing):
     full = getattr(view(), name)
-    section = credit_section(view(**{name: pl.DataFrame() if nothing == "no columns" else full.clear()}), "quarter", "x")
+    section = credit_section(
+        view(**{name: pl.DataFrame() if nothing == "no columns" else full.clear()}), "quarter", "x"
+    )
     [notice] = [block for block in section.blocks if isinstance(block, Notice)]
     assert notice.text.endswith(f"not computed, because there is no {name}.")
 

@@ -15,6 +15,7 @@ from selfheal_assets.defs.credit import credit_view
 from selfheal_assets.defs.monitor import served
 from selfheal_assets.defs.resources import Chunk, Stores
 from selfheal_assets.reports.credit import CreditView
+from selfheal_assets.settings import Settings
 from selfheal_assets_tests.conftest import Lived
 
 pytestmark = pytest.mark.integration
@@ -128,7 +129,7 @@ def test_without_mature_cohorts_the_view_says_so(stores):
 
 
 def test_without_the_marts_the_view_says_so(stores, chunk, tmp_path):
-    bare = Stores(stores.settings.model_copy(update={"home": tmp_path}))
+    bare = Stores(Settings(use_case=stores.settings.use_case, home=tmp_path))
     view = credit_view(bare, chunk, POLICY)
     assert view.stability.is_empty()
     assert view.not_computed["vintages"].startswith("dbt has not built fct_group_approvals, fct_ranking")

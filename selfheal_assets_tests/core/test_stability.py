@@ -124,3 +124,8 @@ def test_what_cannot_be_judged_says_why():
 def test_policy_bands_must_ascend():
     with pytest.raises(ValueError, match="two positive values that ascend"):
         CreditPolicy(psi_bands=(0.25, 0.1))
+
+
+def test_a_category_at_the_limit_is_not_rare():
+    found = cells(plan=["a"] * 75 + ["b"] * 25, policy=CreditPolicy(rare_share=0.25))
+    assert found["name"].to_list()[:2] == ["a", "b"]

@@ -17,7 +17,14 @@ pytestmark = pytest.mark.integration
 
 CHUNK, CHUNK_END = datetime(2020, 4, 1), datetime(2020, 7, 1)
 EVIDENCE = ["partial_label_evidence", "realized_performance", "findings", "health_report"]
-MARTS = ["fct_labelled_predictions", "fct_cohort_maturity", "fct_label_coverage"]
+MARTS = [
+    "fct_labelled_predictions",
+    "fct_cohort_maturity",
+    "fct_label_coverage",
+    "fct_score_bands",
+    "fct_ranking",
+    "fct_vintage_curves",
+]
 
 
 @pytest.fixture
@@ -67,6 +74,11 @@ def test_the_same_label_is_used_when_it_was_known(stores):
     before = monitor(stores)
     plant(stores, CHUNK_END - timedelta(seconds=1))
     after = monitor(stores)
-    for name in ("partial_label_evidence", "realized_performance", "fct_cohort_maturity"):
+    for name in (
+        "partial_label_evidence",
+        "realized_performance",
+        "fct_cohort_maturity",
+        "fct_vintage_curves",
+    ):
         with pytest.raises(AssertionError):
             assert_frame_equal(after[name], before[name])

@@ -10,6 +10,7 @@ from selfheal_assets.reports.drift import save_drift_page
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets_tests.browser import launched, needs_browser
+from selfheal_assets_tests.reports.test_credit import view
 
 pytestmark = [pytest.mark.e2e, needs_browser]
 
@@ -39,6 +40,16 @@ def test_a_chunks_page_is_drawn(browser, drift_report, tmp_path, scheme):
     assert page.locator("[data-figure]").count() == 7
     assert page.locator("[data-figure] .bars path").count() > 10
     assert "Needs a look" in page.inner_text("body")
+    assert trouble == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_credit_view_is_drawn(browser, drift_report, tmp_path, scheme):
+    path = save_drift_page(drift_report(credit=view()), tmp_path / "drift.html")
+    page, trouble = opened(browser, path, scheme)
+    assert page.locator("#credit [data-figure]").count() == 4
+    assert page.locator("#credit [data-figure] .scatterlayer path.point").count() > 30
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert trouble == []
 
 

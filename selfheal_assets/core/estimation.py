@@ -29,6 +29,10 @@ from selfheal_assets.core.spec import Costs, Estimation
 
 Array = np.ndarray
 
+# KS is a maximum: redrawn rows repeat, which raises it, and so the backtest favours whoever overestimates it. It
+# follows the ROC AUC, which the same two curves decide and which repeated rows do not bias.
+CHOSEN_WITH: Final = {"ks": "roc_auc"}
+
 ESTIMATE_SCHEMA: Final = {
     "metric": pl.String,
     "value": pl.Float64,
@@ -148,7 +152,8 @@ def _table(
     for plain, weighted in values:
         metric = plain["metric"]
         past = own.get(metric, {CBPE: None, WEIGHTED: None})
-        chosen = WEIGHTED if _prefers_weighted(past, weighted["value"]) else CBPE
+        deciding = own.get(CHOSEN_WITH.get(metric, metric), past)
+        chosen = WEIGHTED if _prefers_weighted(deciding, weighted["value"]) else CBPE
         value = (weighted if chosen == WEIGHTED else plain)["value"]
         known = {
             "metric": metric,

@@ -68,6 +68,18 @@ def test_where_the_inputs_shift_the_weighted_estimator_is_chosen_and_right():
     assert "disagree by" in found["brier"]["reason"]
 
 
+def test_ks_is_estimated_by_whom_the_roc_auc_is():
+    seen = set()
+    for hidden in (0.2, 0.4, 0.6):
+        for seed in range(3):
+            chunk = unlabelled(world(800, 30 + seed, hidden=hidden))
+            frame = estimate_chunk(REFERENCE, chunk, Estimation(ratios=(DensityRatio(rounds=10),)), seed=seed)
+            found = rows_of(frame)
+            assert found["ks"]["estimator"] == found["roc_auc"]["estimator"] == found["gini"]["estimator"]
+            seen.add(found["ks"]["estimator"])
+    assert seen == {CBPE, WEIGHTED}
+
+
 def test_where_nothing_shifts_the_estimators_agree_and_are_trusted():
     chunk = world(3000, 13)
     found = rows_of(estimate_chunk(REFERENCE, unlabelled(chunk), POLICY, COSTS))

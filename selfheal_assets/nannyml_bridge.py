@@ -250,9 +250,7 @@ class PerformanceJudge:
         left_out = f"{lost} of {chunk.height} scores are no numbers and are left out" if lost else None
         if scored.is_empty():
             blank = [(m, *[None] * 6, left_out) for m in ESTIMATED_METRICS]
-            return validated(
-                "estimated_performance", pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row")
-            )
+            return validated("nannyml_estimates", pl.DataFrame(blank, schema=_ESTIMATE_SCHEMA, orient="row"))
         frame = scored.select("probability", pl.col("prediction").cast(pl.Int64)).to_pandas()
         with _nannyml():
             result = _judge_one_chunk(self.estimator, frame, "estimate").iloc[0]

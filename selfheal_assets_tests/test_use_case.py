@@ -123,16 +123,28 @@ POLICY = "  gates: {min_rows: 300}"
             "given twice",
         ),
         (
-            replaced(POLICY, "  alarms: {calibration_ratio: [1.25, 0.8]}"),
-            "alarms",
-            "policy.alarms.calibration_ratio",
+            replaced(POLICY, "  harm: {tolerated_ratio: [1.25, 0.8]}"),
+            "harm",
+            "policy.harm.tolerated_ratio",
             "around 1",
         ),
         (
-            replaced(POLICY, "  alarms: {calibration_ratio: [-1, 2]}"),
-            "alarms",
-            "policy.alarms.calibration_ratio",
+            replaced(POLICY, "  harm: {tolerated_ratio: [-1, 2]}"),
+            "harm",
+            "policy.harm.tolerated_ratio",
             "positive",
+        ),
+        (
+            replaced(POLICY, "  alarms: {jensen_shannon: 0.15}"),
+            "alarms",
+            "policy.alarms.jensen_shannon",
+            "no such key",
+        ),
+        (
+            replaced(POLICY, "  drift: {warn_hits: 4}"),
+            "warn_hits",
+            "policy.drift",
+            "cannot happen in warn_window 3",
         ),
         (SOUND + "monitoring: {until: 2020-06-01}\n", "until", "monitoring.until", "at least 2021-02-01"),
         (
@@ -220,6 +232,22 @@ def test_a_value_that_would_fail_later_is_refused_here(written, text, fragment, 
     (only,) = str(caught.value).splitlines()
     assert only.startswith(f"{path}, line {line_of(text, fragment)}: {key}: ")
     assert message in only
+
+
+@pytest.mark.parametrize(("chunk", "a_year"), [("day", 365), ("week", 52), ("month", 12), ("quarter", 4)])
+def test_alarms_are_budgeted_over_the_chunks_of_a_year(written, chunk, a_year):
+    text = replaced(POLICY, "  drift: {cells: 7}\n  harm: {budget: 0.01}")
+    case = load_use_case(written(f"{text}monitoring: {{chunk: {chunk}}}\n"))
+    assert case.drift_alarms.chunks_per_year == case.harm_alarms.horizon_chunks == a_year
+    assert (case.drift_alarms.cells, case.harm_alarms.budget) == (7, 0.01)
+    assert case.harm_alarms.model_copy(update={"horizon_chunks": 52}) == case.policy.harm
+
+
+def test_a_policy_that_says_over_how_many_chunks_is_kept(written):
+    """Also where it says what would hold if it said nothing."""
+    text = replaced(POLICY, "  drift: {chunks_per_year: 52}\n  harm: {horizon_chunks: 30}")
+    case = load_use_case(written(f"{text}monitoring: {{chunk: quarter}}\n"))
+    assert (case.drift_alarms.chunks_per_year, case.harm_alarms.horizon_chunks) == (52, 30)
 
 
 def test_anchors_and_numbers_as_people_write_them_are_read(written):

@@ -146,10 +146,11 @@ def partial_alarm(counts: pl.DataFrame, reference: pl.DataFrame, policy: HarmAla
     ratio, lower, upper = poisson_ratio(seen, due)
     start = since["cohort"][0]
     shown = "not defined (none is expected)" if ratio is None else f"{ratio:.2f} ({lower:.2f}–{upper:.2f})"
-    usual = known / float(reference["expected"].sum())
+    before, _, _ = poisson_ratio(known, float(reference["expected"].sum()))
+    usual = "not defined (none was expected)" if before is None else f"{before:.2f}"
     reason = (
         f"{due:.0f} positives expected and {seen:.0f} observed so far in cohorts from {start:%Y-%m-%d}: "
-        f"observed/expected {shown}, in the reference {usual:.2f}; log evidence of {direction} positives "
+        f"observed/expected {shown}, in the reference {usual}; log evidence of {direction} positives "
         f"{log_e:.1f}, limit {limit:.1f}"
     )
     return PartialAlarm(log_e, limit, spent, direction, start, seen, due, ratio, lower, upper, False, reason)

@@ -1,4 +1,4 @@
-"""What should be known by now: the timing curve, evidence by cohort, and a test that may be looked at often."""
+"""What should be known by now: the timing curve, and a test that may be looked at often."""
 
 import math
 from datetime import date, datetime, timedelta
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from selfheal_assets.core.maturity import (
     DAYS_PER_MONTH,
     TimingCurve,
-    cohort_evidence,
     fit_timing_curve,
     log_likelihood_ratio,
 )
@@ -65,67 +64,6 @@ def test_timing_curve_is_a_distribution_function(ages, at):
     assert ((known >= 0) & (known <= 1)).all()
     assert (np.diff(known) >= 0).all()
     assert curve_of(ages).known_by(np.array([HORIZON])).tolist() == [1]
-
-
-def test_cohort_evidence_by_hand():
-    curve = TimingCurve(np.array([100.0, 200.0]), 365.0)
-    first, second = datetime(2020, 1, 1), datetime(2020, 4, 1)
-    cases = pl.DataFrame(
-        {
-            "cohort": [second, first, first],
-            "age_days": [50.0, 150.0, 400.0],
-            "probability": [0.9, 0.4, 0.2],
-            "positive_so_far": [0, 1, 0],
-        }
-    )
-    evidence = cohort_evidence(cases, curve)
-    old, young = evidence.to_dicts()
-    # The first cohort: 0.4 × 1/2 due at 150 days, 0.2 × 1 due past the horizon.
-    assert old.pop("cohort") == first
-    assert old == pytest.approx(
-        {
-            "rows": 2,
-            "mean_age_days": 275.0,
-            "share_known": 0.75,
-            "expected": 0.4,
-            "observed": 1.0,
-            "variance": 0.2 * 0.8 + 0.2 * 0.8,
-        }
-    )
-    assert young == {
-        "cohort": second, "rows": 1, "mean_age_days": 50.0, "share_known": 0.0, "expected": 0.0,
-        "observed": 0.0, "variance": 0.0,
-    }  # fmt: skip
-
-
-def test_cohort_evidence_of_no_cases_is_an_empty_frame():
-    schema = {
-        "cohort": pl.Datetime("us"), "age_days": pl.Float64, "probability": pl.Float64,
-        "positive_so_far": pl.Int8,
-    }  # fmt: skip
-    evidence = cohort_evidence(pl.DataFrame(schema=schema), TimingCurve(np.empty(0), 365.0))
-    assert evidence.is_empty()
-    assert evidence.schema["expected"] == evidence.schema["variance"] == pl.Float64
-
-
-def test_cohort_evidence_is_unbiased_where_the_probabilities_are_right():
-    rng = np.random.default_rng(3)
-    size = 40_000
-    p, age = rng.uniform(0, 0.3, size), rng.uniform(0, 500, size)
-    delay = rng.uniform(0, 365, size)
-    positive = (rng.uniform(size=size) < p) & (delay <= age)
-    curve = TimingCurve(np.linspace(0, 365, 2001), 365.0)
-    frame = pl.DataFrame(
-        {
-            "cohort": [OPENED] * size,
-            "age_days": age,
-            "probability": p,
-            "positive_so_far": positive.astype(int),
-        }
-    )
-    row = cohort_evidence(frame, curve).row(0, named=True)
-    assert abs(row["observed"] - row["expected"]) < 3 * math.sqrt(row["variance"])
-    assert row["expected"] < 0.8 * p.sum()  # the delay matters: counting the young as due would fail
 
 
 def test_log_likelihood_ratio_by_hand():

@@ -7,19 +7,27 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfheal_assets.core.maturity import TimingCurve, cohort_evidence, fit_timing_curve
-from selfheal_assets.core.metrics import UndefinedMetric
-from selfheal_assets.core.monitoring import (
-    Status,
-    calibration_finding,
-    drift_finding,
-    estimate_finding,
-    finding_frame,
-    proxy_metrics,
-    realized_finding,
+from selfheal_assets.core.harm import (
+    joint_finding,
+    partial_harm_finding,
+    partial_row,
+    ranking_finding,
 )
+from selfheal_assets.core.maturity import TimingCurve, fit_timing_curve
+from selfheal_assets.core.metrics import UndefinedMetric
+from selfheal_assets.core.monitoring import Status, estimate_finding, finding_frame, proxy_metrics
+from selfheal_assets.core.partial_counts import cohort_rows, hazard_counts
+from selfheal_assets.core.partial_labels import partial_alarm
 from selfheal_assets.core.realized import realized_by_segment
-from selfheal_assets.core.spec import AlarmPolicy, Costs, Feature, LabelSpec, RealizedFigures, Segment
+from selfheal_assets.core.spec import (
+    AlarmPolicy,
+    Costs,
+    Feature,
+    HarmAlarms,
+    LabelSpec,
+    RealizedFigures,
+    Segment,
+)
 from selfheal_assets.core.tables import validated
 from selfheal_assets_tests.core.generated import START, days
 
@@ -69,24 +77,35 @@ def test_realized_metrics_by_segment(frame):
     for name in ("kind", "x"):
         parts = counts.filter(pl.col("segment").str.starts_with(f"{name}="))
         assert parts["rows"].sum() == frame.height, "each case is in one slice of each segment"
-    judged = realized_finding(found, 0.7, LOOSE)
-    validated("findings", finding_frame([judged]))
+    sound = cases.filter(pl.col("probability").is_between(0, 1))
+    ranked = ranking_finding(sound["label"].to_numpy(), sound["probability"].to_numpy(), 0.7, 0.05, 0.01)
+    validated("findings", finding_frame([joint_finding([ranked, ranked])]))
+    assert (ranked.status is Status.insufficient) == (
+        min(int((sound["label"] == y).sum()) for y in (0, 1)) < 2
+    )
 
 
-cohort_row = st.fixed_dictionaries(
-    {
-        "cohort": st.sampled_from([START, START + days(90)]),
-        "age_days": st.floats(-10, 5000),
-        "probability": st.floats(0, 1),
-        "positive_so_far": st.integers(0, 1),
+@st.composite
+def cohort_cases(draw: st.DrawFn) -> dict[str, object]:
+    """A case of which no label from the future is known; scores and ages may be anything."""
+    age = draw(st.one_of(anything, st.floats(-10, 5000)))
+    known = age is not None and math.isfinite(age)
+    return {
+        "cohort": draw(st.sampled_from([START, START + days(90), None])),
+        "age_days": age,
+        "probability": draw(st.one_of(anything, st.floats(0, 1))),
+        "positive_age_days": draw(st.one_of(st.none(), st.floats(-10, age)))
+        if known and age >= -10
+        else None,
     }
-)
+
+
 ages = st.lists(st.one_of(st.none(), st.floats(-500, 5000)), max_size=8)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(cohort_row, max_size=12), ages)
-def test_cohort_evidence_and_its_finding(rows, known_after):
+@given(st.lists(cohort_cases(), max_size=12), ages)
+def test_partial_label_evidence_and_its_alarm(rows, known_after):
     matured = pl.DataFrame(
         {
             "event_time": [START] * len(known_after),
@@ -98,33 +117,31 @@ def test_cohort_evidence_and_its_finding(rows, known_after):
     curve = fit_timing_curve(matured, LabelSpec(name="bad", column="bad", horizon_months=12))
     assert ((curve.ages >= 0) & (curve.ages <= curve.horizon_days)).all()
     schema = {
-        "cohort": pl.Datetime("us"), "age_days": pl.Float64, "probability": pl.Float64, "positive_so_far": pl.Int8,
+        "cohort": pl.Datetime("us"), "age_days": pl.Float64, "probability": pl.Float64,
+        "positive_age_days": pl.Float64,
     }  # fmt: skip
-    found = cohort_evidence(pl.DataFrame(rows, schema=schema), curve)
-    floats = found.select(pl.selectors.float())
-    assert all(column.is_finite().all() for column in floats)
-    assert found["share_known"].is_between(0, 1).all()
-    judged = calibration_finding(found, AlarmPolicy(min_positives=1))
+    cases, policy = pl.DataFrame(rows, schema=schema), HarmAlarms(min_positives=1, age_bands=3)
+    validated("partial_label_evidence", cohort_rows(cases, curve, 3.0, policy))
+    counts = hazard_counts(cases, curve, policy)
+    validated("hazard_counts", counts.with_columns(version=pl.lit(1, dtype=pl.Int64)))
+    alarm = partial_alarm(counts, counts, policy)
+    validated("harm_alarms", partial_row(alarm, policy))
+    judged = partial_harm_finding(alarm)
     validated("findings", finding_frame([judged]))
-    assert judged.statistic is None or judged.status is not Status.insufficient
-
-
-value = st.one_of(st.none(), st.floats(0, 1))
+    assert (judged.statistic is None) == (judged.status is Status.insufficient)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.tuples(value, value), max_size=6), st.floats(0, 1))
-def test_findings_of_drift_and_estimates(pairs, reference):
-    schema = {"feature": pl.String, "value": pl.Float64, "threshold": pl.Float64}
-    drift = pl.DataFrame([(f"f{i}", v, t) for i, (v, t) in enumerate(pairs)], schema=schema, orient="row")
+@given(st.one_of(st.none(), st.floats(0, 1)), st.floats(0, 1))
+def test_findings_of_estimates(value, reference):
     estimates = pl.DataFrame(
-        [("roc_auc", v, t, None if v is not None else "few") for v, t in pairs[:1]],
-        schema={"metric": pl.String, "value": pl.Float64, "threshold_lower": pl.Float64, "reason": pl.String},
+        [("roc_auc", value, None if value is not None else "few")],
+        schema={"metric": pl.String, "value": pl.Float64, "reason": pl.String},
         orient="row",
     )
-    found = [drift_finding(drift, LOOSE), estimate_finding(estimates, reference, LOOSE)]
-    validated("findings", finding_frame(found))
-    assert (found[0].status is Status.insufficient) == (drift["value"].null_count() == drift.height)
+    found = estimate_finding(estimates, reference, LOOSE)
+    validated("findings", finding_frame([found]))
+    assert (found.status is Status.insufficient) == (value is None)
 
 
 def test_undefined_is_an_error_with_words_not_a_nan():

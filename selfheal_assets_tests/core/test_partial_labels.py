@@ -231,6 +231,36 @@ def test_all_or_none_mature(age, state):
     assert not alarm.harmful
 
 
+def test_where_labels_come_at_the_horizon_young_cohorts_neither_alarm_nor_hide_mature_ones():
+    """F is a step, and a positive before it is no more likely than the half one that each band is given."""
+    curve = TimingCurve(np.full(200, HORIZON), HORIZON)
+
+    def seen_at(age: float, positives: int, cohort: datetime, rows: int = 1000) -> pl.DataFrame:
+        turned = [age if i < positives else None for i in range(rows)]
+        frame = pl.DataFrame({"positive_age_days": pl.Series(turned, dtype=pl.Float64)})
+        frame = frame.with_columns(
+            cohort=pl.lit(cohort).cast(pl.Datetime("us")), age_days=pl.lit(age), probability=pl.lit(0.1)
+        )
+        return hazard_counts(frame, curve, POLICY)
+
+    reference = seen_at(HORIZON, 1000, datetime(2018, 1, 1), 10_000)
+    young, later = seen_at(100.0, 0, add_months(START, 8)), add_months(START, 9)
+    many_young = pl.concat([young, seen_at(50.0, 0, later, 20_000)])
+    assert partial_alarm(young, reference, POLICY).insufficient
+    assert not partial_alarm(many_young, reference, POLICY).harmful
+    mature = pl.concat([seen_at(HORIZON, 100, START), many_young])
+    assert not partial_alarm(mature, reference, POLICY).harmful
+    harmed = partial_alarm(pl.concat([seen_at(HORIZON, 200, START), many_young]), reference, POLICY)
+    assert harmed.harmful
+    assert (harmed.direction, harmed.first_cohort) == ("more", START)
+
+
+def test_a_reference_that_expected_none_is_no_division_by_nought():
+    alarm = partial_alarm(counts_of([30.0], [30.0]), counts_of([30.0], [0.0]), ONE_BAND)
+    assert not alarm.harmful
+    assert "in the reference not defined (none was expected)" in alarm.reason
+
+
 def test_one_class_only_is_harm_or_too_few_positives():
     world = World(2, [1.0])
     every = world.cohorts[0].with_columns(turned_days=pl.lit(100.0))

@@ -19,24 +19,58 @@ NAN, DAY = math.nan, datetime(2020, 1, 1)
 SOUND = {
     "proxy_metrics": {"metric": "volume", "value": 3.0, "unit": "rows", "reason": None},
     "univariate_drift": {
-        "feature": "age", "method": "jensen_shannon", "value": 0.2, "threshold": 0.1, "alert": True, "reason": None,
+        "feature": "age", "kind": "feature", "segment": "all", "method": "jensen_shannon", "value": 0.2, "rows": 400,
+        "reference_rows": 900, "cells": 31, "reason": None, "threshold": 0.1, "alert": True,
     },
+    "drift_alarms": {
+        "feature": "age", "tier": "act", "status": "FAIL", "statistic": 9.1, "limit": 6.2, "p_value": 1e-4,
+        "budget_spent": 0.01, "rows": 400, "rows_before": 3000, "first_chunk": "2020-03",
+        "first_chunk_earliest": "2020-02", "first_chunk_latest": "2020-03", "first_chunk_score": 0.8,
+        "direction": "up", "grown": "cell 10 +4 %", "shrunk": "cell 01 -4 %", "effect_size": 0.2, "shift_sd": -0.3,
+        "mass_moved": 0.05, "prediction_mass_moved": None, "reason": None,
+    },
+    "suspected_causes": {
+        "metric": "roc_auc", "rank": 1, "feature": "age", "effect": -0.04, "share": 0.8, "total_change": -0.05,
+        "reason": None,
+    },
+    "harm_alarms": {
+        "evidence": "partial", "status": "FAIL", "statistic": 5.5, "limit": 3.7, "budget": 0.025,
+        "budget_spent": 0.02, "first_chunk": DAY, "direction": "more", "effect": 1.6, "effect_lower": 1.2,
+        "effect_upper": 2.1, "reason": "more than expected",
+    },
+    "hazard_counts": {
+        "version": 1, "cohort": DAY, "age_band": 0, "observed": 3.0, "expected": 2.5, "expected_at_most": 3.1,
+        "expected_at_least": 2.0,
+    },
+    "realized_losses": {"version": 1, "seen_in": DAY, "rows": 400, "total": 30.0, "squares": 12.5},
     "multivariate_drift": {
         "method": "pca_reconstruction_error", "value": 1.2, "lower_threshold": 1.0, "upper_threshold": 1.5,
         "alert": False, "reason": None,
     },
     "estimated_performance": {
-        "metric": "roc_auc", "value": 0.7, "lower": 0.6, "upper": 0.8, "threshold_lower": 0.65,
-        "threshold_upper": None, "alert": False, "reason": None,
+        "segment": "all", "metric": "roc_auc", "value": 0.7, "lower": 0.6, "upper": 0.8, "standard_error": 0.05,
+        "rows": 400, "unit": "share", "estimator": "weighted", "own_error": 0.01, "value_cbpe": 0.72,
+        "value_weighted": 0.7, "trusted": True, "status": "PASS", "reason": None,
     },
     "partial_label_evidence": {
-        "cohort": DAY, "rows": 20.0, "mean_age_days": 9.5, "share_known": 0.5, "expected": 2.0, "observed": 1.0,
-        "variance": 1.5, "alert": None, "reason": None,
+        "cohort": DAY, "rows": 20, "mean_age_days": 9.5, "share_known": 0.5, "expected": 2.0, "observed": 1.0,
+        "variance": 1.5, "lower": 0.0, "upper": 5.0, "reason": None,
     },
     "realized_performance": {
         "cohort": DAY, "scored_by": "served", "segment": "all", "metric": "f1", "value": 0.4, "lower": 0.3,
         "upper": 0.5, "rows": 400, "positives": 40, "unit": "share", "method": "wilson", "rows_needed": 900,
         "status": "PASS", "reason": None, "note": None,
+    },
+    "nannyml_drift": {
+        "feature": "age", "method": "jensen_shannon", "value": 0.2, "threshold": 0.1, "alert": True, "reason": None,
+    },
+    "nannyml_estimates": {
+        "metric": "roc_auc", "value": 0.7, "lower": 0.6, "upper": 0.8, "threshold_lower": 0.65,
+        "threshold_upper": None, "alert": False, "reason": None,
+    },
+    "evidence": {
+        "stage": "realized", "segment": "all", "metric": "roc_auc", "value": 0.7, "lower": 0.6, "upper": 0.8,
+        "rows": 400, "method": "delong", "own_error": None, "status": "PASS", "reason": None,
     },
     "findings": {"check": "a", "status": "FAIL", "statistic": 0.3, "limit": 0.2, "reason": "too far"},
     "health_report": {
@@ -118,6 +152,16 @@ def test_a_row_that_is_there_twice_is_refused(name):
         ("univariate_drift", {"value": None}, "column 'value', row 1: is null without a reason"),
         ("univariate_drift", {"value": None, "reason": ""}, "column 'value', row 1: is null without a reason"),
         ("univariate_drift", {"reason": "few"}, "column 'reason', row 1: 'few' is given although value has a value"),
+        ("univariate_drift", {"kind": "column"}, "'column' must be one of feature, score, prediction"),
+        ("drift_alarms", {"tier": "look"}, "'look' must be one of warn, act"),
+        ("drift_alarms", {"p_value": 1.5}, "1.5 must be at most 1"),
+        ("drift_alarms", {"statistic": None}, "is null without a reason (feature=age, tier=act)"),
+        ("suspected_causes", {"effect": None}, "is null without a reason"),
+        ("harm_alarms", {"evidence": "estimated"}, "'estimated' must be one of partial, realized"),
+        ("harm_alarms", {"direction": "up"}, "'up' must be one of more, fewer"),
+        ("harm_alarms", {"effect_upper": 1.5}, "must be at most effect_upper"),
+        ("hazard_counts", {"observed": -1.0}, "-1.0 must be at least 0"),
+        ("realized_losses", {"squares": 30.5}, "30.5 must be at most total"),
         ("multivariate_drift", {"value": None}, "is null without a reason"),
         ("proxy_metrics", {"metric": "mean"}, "'mean' must be one of volume, mean_score"),
         ("proxy_metrics", {"value": None}, "is null without a reason"),
@@ -125,6 +169,8 @@ def test_a_row_that_is_there_twice_is_refused(name):
         ("estimated_performance", {"value": 0.9}, "column 'value', row 1: 0.9 must be at most upper"),
         ("estimated_performance", {"upper": 1.1}, "1.1 must be in 0..1 for this metric"),
         ("estimated_performance", {"value": None}, "is null without a reason"),
+        ("estimated_performance", {"estimator": "dle"}, "'dle' must be one of cbpe, weighted"),
+        ("partial_label_evidence", {"lower": 6.0}, "6.0 must be at most upper"),
         ("partial_label_evidence", {"share_known": 1.01}, "1.01 must be at most 1"),
         ("partial_label_evidence", {"expected": None}, "is null without a reason"),
         ("partial_label_evidence", {"cohort": None}, "is null without a reason"),
@@ -134,6 +180,10 @@ def test_a_row_that_is_there_twice_is_refused(name):
         ("realized_performance", {"metric": "auc"}, "'auc' must be one of roc_auc"),
         ("realized_performance", {"value": None}, "is null without a reason (cohort=2020-01-01 00:00:00, scored_by"),
         ("realized_performance", {"status": "OK"}, "'OK' must be one of PASS, FAIL, INSUFFICIENT_DATA"),
+        ("nannyml_drift", {"value": 1.2}, "1.2 must be in 0..1 for this method"),
+        ("nannyml_estimates", {"value": 0.9}, "0.9 must be at most upper"),
+        ("evidence", {"stage": "guessed"}, "'guessed' must be one of estimated, partial, realized"),
+        ("evidence", {"value": None}, "is null without a reason (stage=realized, segment=all, metric=roc_auc)"),
         ("findings", {"status": "GOOD"}, "'GOOD' must be one of PASS"),
         ("health_report", {"estimated_auc": 1.2}, "1.2 must be at most 1"),
         ("shadow_models", {"validation_log_loss": None}, "is null without a reason"),
@@ -163,7 +213,7 @@ def test_the_row_is_the_one_that_is_wrong():
     [told] = problems("univariate_drift", frame)
     assert told == (
         "column 'value', row 18: nan must be a finite number, or null with a reason "
-        "(feature=f17, method=jensen_shannon)"
+        "(feature=f17, segment=all, method=jensen_shannon)"
     )
 
 

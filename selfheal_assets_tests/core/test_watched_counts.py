@@ -1,5 +1,7 @@
 """From the push-down engine's statistics to counts and alarms, with rows counted by DuckDB in memory."""
 
+import math
+
 import duckdb
 import numpy as np
 import polars as pl
@@ -10,8 +12,9 @@ from selfheal_assets.core.drift_alarms import drift_alarms
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.spec import DriftAlarms, Feature
-from selfheal_assets.core.watched_counts import watched_history, watched_reference
-from selfheal_assets.stores.pushdown import fit_profile, statistics_of
+from selfheal_assets.core.watched_counts import watched_cells, watched_history, watched_reference
+from selfheal_assets.stores.pushdown import statistics_of
+from selfheal_assets.stores.reference_profile import fit_profile
 
 FEATURES = (
     Feature(name="amount", type="number"),
@@ -83,6 +86,46 @@ def test_counts_are_those_of_the_rows(connection, n):
     assert counted["kind"] == {"a": 1, "z": 2, MISSING: 1, "c": 1}
     assert counted["fixed"] == {"cell 01": 2, UNSEEN: 2, MISSING: 1}
     assert counted["void"] == {MISSING: 4, UNSEEN: 1}
+
+
+ODD = pl.DataFrame(
+    {
+        "amount": [None, -99.0, 99.0, 0.01, math.inf, -math.inf, math.nan],
+        "kind": ["a", "z", None, "z", "c", "", MISSING],
+        "fixed": [3.0, 3.0, 4.0, 2.0, None, math.inf, math.nan],
+        "void": [None, 1.0, None, -math.inf, math.nan, 0.0, None],
+    }
+)
+
+
+@pytest.mark.parametrize("n", [2_000, 20_000])
+def test_rows_are_put_into_the_cells_that_they_are_counted_in(connection, n):
+    """Odd values, ordinary ones, and each edge between two cells with its neighbours on either side."""
+    profile = profile_of(connection, rows(1, n))
+    grid = next(c.grid for c in profile.columns if c.name == "amount")
+    assert grid is not None
+    ends = np.array([grid.low, *grid.psi, grid.high])
+    edges = np.concatenate([ends, np.nextafter(ends, -math.inf), np.nextafter(ends, math.inf)])
+    at_edges = rows(3, len(edges)).with_columns(amount=edges)
+    chunk = pl.concat([ODD, rows(2, 500, mean=0.4, kinds="abcz"), at_edges])
+    names = [f.name for f in FEATURES]
+    placed = watched_cells(profile, chunk, names)
+    assert placed.schema == dict.fromkeys(names, pl.String)
+    assert placed.height == chunk.height
+    history = history_of(connection, profile, chunk).filter(pl.col("rows") > 0)
+    for name in names:
+        counted = dict(history.filter(feature=name).select("cell", "rows").iter_rows())
+        assert dict(placed[name].value_counts().iter_rows()) == counted
+    first = placed.row(0, named=True)
+    assert first == {"amount": MISSING, "kind": "a", "fixed": "cell 01", "void": MISSING}
+    assert placed["amount"][4:7].to_list() == [UNSEEN, UNSEEN, MISSING]
+    assert placed["fixed"][2] == placed["void"][1] == UNSEEN
+
+
+def test_rows_are_placed_in_the_columns_that_are_asked_for(connection):
+    profile = profile_of(connection, rows(1, 2_000))
+    assert watched_cells(profile, ODD, ["kind", "fixed"]).columns == ["kind", "fixed"]
+    assert watched_cells(profile, ODD.clear(), ["amount", "fixed"]).rows() == []
 
 
 def counted_cell(frame: pl.DataFrame) -> str:

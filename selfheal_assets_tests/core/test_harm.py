@@ -3,17 +3,21 @@
 import math
 from datetime import datetime
 
+import numpy as np
 import pytest
+from scipy.stats import norm
 
 from selfheal_assets.core.betting import bet_on, error_counts
 from selfheal_assets.core.harm import (
     ALARM_SCHEMA,
+    joint_finding,
     partial_harm_finding,
     partial_row,
+    ranking_finding,
     realized_harm_finding,
     realized_row,
 )
-from selfheal_assets.core.monitoring import Status
+from selfheal_assets.core.monitoring import Finding, Status, unknown
 from selfheal_assets.core.partial_labels import partial_alarm
 from selfheal_assets.core.spec import HarmAlarms
 from selfheal_assets_tests.core.test_partial_labels import counts_of
@@ -87,3 +91,91 @@ def test_a_test_without_budget_has_no_limit_in_its_row():
     alarm = partial_alarm(counts_of([90.0], [30.0]), counts_of([200.0], [200.0]), policy)
     assert not alarm.harmful
     assert partial_row(alarm, policy)["limit"][0] is None
+
+
+# Ranking: by how far a matured cohort's ROC AUC is below the reference's.
+
+
+def ranked(seed: int, auc: float, rows: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, a quarter of them positive, and scores that are normal in each class and have this ROC AUC."""
+    rng = np.random.default_rng(seed)
+    label = (np.arange(rows) % 4 == 0).astype(np.int8)
+    return label, norm.cdf(rng.normal(size=rows) + math.sqrt(2) * norm.ppf(auc) * label)
+
+
+def failures(auc: float, alpha: float, trials: int) -> int:
+    found = (ranking_finding(*ranked(s, auc), 0.75, 0.05, alpha) for s in range(trials))
+    return sum(f.status is Status.failed for f in found)
+
+
+def test_a_ranking_at_the_limit_fails_as_seldom_as_the_level_says():
+    """The worst case that is no harm yet; nor is the test idle: its level is used up."""
+    alpha, trials = 0.05, 1200
+    error = math.sqrt(alpha * (1 - alpha) / trials)
+    share = failures(0.70, alpha, trials) / trials
+    assert alpha - 4 * error < share < alpha + 4 * error
+    assert failures(0.75, alpha, 300) / 300 < alpha / 2
+
+
+def test_a_lost_ranking_is_found():
+    assert failures(0.5, 0.001, 50) == 50
+
+
+def test_the_ranking_says_value_limit_and_what_it_allows_itself():
+    label, probability = ranked(1, 0.5)
+    found = ranking_finding(label, probability, 0.75, 0.05, 0.001)
+    auc = np.mean(probability[label == 1][:, None] > probability[label == 0][None, :])
+    assert (found.check, found.status) == ("realized_performance_holds", Status.failed)
+    assert (found.statistic, found.limit) == pytest.approx((auc, 0.70))
+    assert f"realized ROC AUC {auc:.3f} on 400 matured cases" in found.reason
+    assert "but for a chance of 0.001; reference 0.750, limit 0.700" in found.reason
+    bound = float(found.reason.split("at most ")[1].split()[0])
+    assert auc < bound < 0.70
+    # The same data, less sure: a bound at half a per mill lies higher than one at five per cent.
+    looser = ranking_finding(label, probability, 0.75, 0.05, 0.05)
+    assert float(looser.reason.split("at most ")[1].split()[0]) < bound
+
+
+@pytest.mark.parametrize("label", [[], [1, 1, 1], [0, 0, 0], [0, 1, 1]])
+def test_a_ranking_without_enough_of_both_classes_cannot_tell(label):
+    found = ranking_finding(
+        np.array(label, dtype=np.int8), np.linspace(0.1, 0.9, len(label)), 0.75, 0.05, 0.01
+    )
+    assert (found.status, found.statistic, found.limit) == (Status.insufficient, None, None)
+    assert found.reason
+
+
+# One check's answer from several tests of it.
+
+BAD = Finding("realized_performance_holds", Status.failed, "far below", 0.6, 0.7)
+GOOD = Finding("realized_performance_holds", Status.passed, "as before", 1.2, 3.7)
+UNTOLD = unknown("realized_performance_holds", "too few")
+
+
+@pytest.mark.parametrize(
+    ("parts", "leading"),
+    [
+        ([GOOD, BAD], BAD),
+        ([UNTOLD, BAD], BAD),
+        ([UNTOLD, GOOD], GOOD),
+        ([UNTOLD, GOOD, BAD], BAD),
+        ([UNTOLD, UNTOLD], UNTOLD),
+        ([GOOD], GOOD),
+    ],
+)
+def test_any_failure_fails_and_one_that_can_tell_is_enough(parts, leading):
+    found = joint_finding(parts)
+    assert (found.check, found.status) == (leading.check, leading.status)
+    assert (found.statistic, found.limit) == (leading.statistic, leading.limit)
+    assert found.reason.startswith(leading.reason)
+    assert sorted(found.reason.split("; ")) == sorted(p.reason for p in parts)
+
+
+def test_of_two_failures_the_first_leads():
+    other = Finding(BAD.check, Status.failed, "losses", 9.0, 3.7)
+    assert joint_finding([other, GOOD, BAD]).statistic == 9.0
+
+
+def test_no_test_is_no_answer():
+    with pytest.raises(ValueError, match="no test"):
+        joint_finding([])

@@ -6,6 +6,7 @@ into the installation's own folder only. dbt takes seconds to import, so it is i
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _QUIETLY = (
     "--log-level", "none", "--log-level-file", "none", "--quiet", "--no-use-colors", "--no-version-check",
     "--cache-selected-only",
 )  # fmt: skip
+
+_BUSY_S = 30
 
 
 class DbtFailed(RuntimeError):
@@ -164,8 +167,27 @@ def _closing_connections() -> Iterator[None]:
         yield
     finally:
         if DuckDBConnectionManager._ENV is not None:
-            DuckDBConnectionManager._ENV.close()
+            _close_when_idle(DuckDBConnectionManager._ENV)
         DuckDBConnectionManager.close_all_connections()
+
+
+def _close_when_idle(environment: Any) -> None:
+    """Close the adapter's connection. A thread of dbt's may still be ending its last call, which DuckDB won't wait for.
+
+    Raises:
+        duckdb.ResourceInUseException: it is still busy after ``_BUSY_S``.
+    """
+    import duckdb
+
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            environment.close()
+            return
+        except duckdb.ResourceInUseException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _result(node: Any) -> NodeResult:

@@ -172,7 +172,7 @@ def _closing_connections() -> Iterator[None]:
 
 
 def _close_when_idle(environment: Any) -> None:
-    """Close the adapter's connection. A thread of dbt's may still be ending its last call, which DuckDB won't wait for.
+    """Close the adapter's connection once no thread of dbt's is in a call: DuckDB refuses, and does not wait.
 
     Raises:
         duckdb.ResourceInUseException: it is still busy after ``_BUSY_S``.

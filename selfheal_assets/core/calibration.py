@@ -130,17 +130,24 @@ def stratified_tenths(label: Array) -> Iterator[Array]:
     from sklearn.utils.extmath import _approximate_mode
 
     counts = np.bincount(label.astype(np.int64), minlength=2)
-    members = [np.flatnonzero(label == c) for c in (0, 1)]
+    small = (
+        np.int32 if len(label) < 2**31 else np.int64
+    )  # what is shuffled does not change how; less memory is faster
+    members = [np.flatnonzero(label == c).astype(small) for c in (0, 1)]
     rng = np.random.RandomState(42)
     held_out = int(np.ceil(len(label) / 10))
     for _ in range(ECE_SPLITS):
         kept = _approximate_mode(counts, len(label) - held_out, rng)
         _approximate_mode(counts - kept, held_out, rng)
-        shuffled = [rows[rng.permutation(len(rows))] for rows in members]
-        rng.permutation(
-            len(label) - held_out
-        )  # the order of the rows to fit on, which decides the one held out
-        yield rng.permutation(np.concatenate([rows[n:] for rows, n in zip(shuffled, kept, strict=True)]))
+        shuffled = [rows.copy() for rows in members]
+        for rows in shuffled:
+            rng.shuffle(rows)
+        rng.shuffle(
+            np.empty(len(label) - held_out, np.int8)
+        )  # the rows to fit on, whose order is of no use here
+        test = np.concatenate([rows[n:] for rows, n in zip(shuffled, kept, strict=True)])
+        rng.shuffle(test)
+        yield test
 
 
 def _calibration_error(label: Array, probability: Array) -> float:

@@ -17,6 +17,7 @@ from selfheal_assets.core.drift_state import DriftState, FeatureState, begin, ch
 from selfheal_assets.core.monitoring import Finding, Status, unknown
 from selfheal_assets.core.spec import DriftAlarms
 
+SAID = 3  # features that a finding tells of in words; the rows have them all
 ALARM_SCHEMA = {
     "chunk": pl.String,
     "feature": pl.String,
@@ -227,4 +228,6 @@ def alarm_finding(rows: pl.DataFrame, check: str = "drift_within_limits") -> Fin
     first = alarms.sort("tier", "mass_moved", descending=[False, True]).unique(
         "feature", keep="first", maintain_order=True
     )
-    return Finding(check, Status.failed, "; ".join(first["reason"].to_list()) + rest, worst, 1.0)
+    said = first["reason"].to_list()
+    more = f"; {len(said) - SAID} more changed" if len(said) > SAID else ""
+    return Finding(check, Status.failed, "; ".join(said[:SAID]) + more + rest, worst, 1.0)

@@ -221,8 +221,15 @@ def _estimates(report: DriftPage) -> list[Block]:
     estimates = _known(report, "estimates")
     if estimates.is_empty():
         return _missing(report, "estimates", "Estimated performance")
-    plot = drift_figures.estimates_figure(estimates)
+    plot = drift_figures.estimates_figure(_on_one_scale(estimates))
     return [*([plot] if plot else []), tables.estimates_table(estimates)]
+
+
+def _on_one_scale(estimates: pl.DataFrame) -> pl.DataFrame:
+    """Those between -1 and 1: counts, nats and money would flatten them."""
+    if "unit" not in estimates.columns:
+        return estimates
+    return estimates.filter(pl.col("unit").is_in(["share", "index", "probability", "squared probability"]))
 
 
 def _cohorts(report: DriftPage) -> list[Block]:

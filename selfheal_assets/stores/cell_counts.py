@@ -14,12 +14,13 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.grid import Grid
-from selfheal_assets.core.profile import PREDICTION, SCORE, FeatureProfile
+from selfheal_assets.core.profile import PREDICTION, SCORE, FeatureProfile, Profile
 from selfheal_assets.core.score_cells import SCORE_BUCKETS, ScoreCells
 from selfheal_assets.core.score_groups import LOG_MARGIN
 from selfheal_assets.stores.slices import Slices, name, number
 
 BUCKETS_TABLE = "selfheal_score_buckets"
+_LOOK = 50_000
 BELOW, WITHIN, ABOVE, MISSING, INFINITE = range(-1, 4)  # where a value lies
 
 
@@ -49,7 +50,12 @@ def outside_columns(
 
 
 def count_number(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices, outside: bool
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    column: FeatureProfile,
+    slices: Slices,
+    outside: bool,
+    large: bool,
 ) -> pl.DataFrame:
     """Rows of a number by cell of its grid; null is not counted.
 
@@ -59,6 +65,7 @@ def count_number(
         column: the number.
         slices: how to divide the rows.
         outside: whether there may be values outside the reference's range, or NaN.
+        large: whether counting twice costs more than a look at the first rows.
 
     Returns:
         ``k``, ``segment``; ``place``, one of this module's codes; ``at``, a cell of ``Grid.edges``, −1 below the
@@ -68,7 +75,7 @@ def count_number(
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
-    for exact in (False, True):
+    for exact in (True,) if large and _errs(connection, source, column) else (False, True):
         counted = connection.sql(_inside_query(source, column, slices, exact)).pl()
         cells = _cells(counted, column)
         if cells is not None:
@@ -87,6 +94,13 @@ def count_number(
     if outside:
         parts.append(connection.sql(_outside_query(source, column, slices)).pl().select(parts[0].columns))
     return slices.labelled(pl.concat(parts), ["place", "at"], ["n", "gap"])
+
+
+def _errs(connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile) -> bool:
+    """Whether arithmetic errs among the first rows: whole numbers, for instance, lie on edges again and again."""
+    first = f"(select {name(column.name)} from {source} limit {_LOOK})"
+    query = _inside_query(first, column, Slices(Profile(()), None), exact=False)
+    return _cells(connection.sql(query).pl(), column) is None
 
 
 def _merged(counted: pl.DataFrame, cells: list[str]) -> pl.DataFrame:
@@ -208,8 +222,8 @@ def count_scores(
     sums = ["rows", "score_sum", "score_square_sum", "log_score_sum", "log_complement_sum"]
     counted = connection.sql(
         f"""select {slices.columns}, cell, flagged, count(*) "rows", sum(s) score_sum, sum(s * s) score_square_sum,
-                sum(ln(least(greatest(s, {number(LOG_MARGIN)}), {number(1 - LOG_MARGIN)}))) log_score_sum,
-                sum(ln(least(greatest(1e0 - s, {number(LOG_MARGIN)}), {number(1 - LOG_MARGIN)}))) log_complement_sum
+                sum(ln(greatest(s, {number(LOG_MARGIN)}))) log_score_sum,
+                sum(ln(greatest(1e0 - s, {number(LOG_MARGIN)}))) log_complement_sum
             from (select r.* exclude (s), s, start{above} as cell
                   from (select *, {bucket} g
                         from (select {slices.select}, {name(SCORE)}::double s,

@@ -42,9 +42,10 @@ def store_statistics(
     frames = (statistics.features, statistics.scores)
     for (table, schema), frame in zip(_TABLES.items(), frames, strict=True):
         columns = ", ".join(f'"{c}"' for c in schema)
+        chosen = ", ".join("?" * len(statistics.chunks)) or "null"
         connection.execute(
-            f"delete from {table} where profile = ? and list_contains(?, chunk)",
-            [profile.fingerprint, statistics.chunks],
+            f"delete from {table} where profile = ? and chunk in ({chosen})",
+            [profile.fingerprint, *statistics.chunks],
         )
         connection.register("selfheal_incoming", frame.to_arrow())
         try:
@@ -77,8 +78,13 @@ def load_statistics(
     frames = []
     for table, schema in _TABLES.items():
         columns = ", ".join(f'"{c}"' for c in schema)
-        query = f"select {columns} from {table} where profile = ? and list_contains(?, chunk) order by chunk"
-        found = connection.sql(query, params=[profile.fingerprint, list(chunks)]).pl()
+        chosen = ", ".join("?" * len(chunks)) or "null"
+        query = f"select {columns} from {table} where profile = ? and chunk in ({chosen})"
+        found = (
+            connection.sql(query, params=[profile.fingerprint, *chunks])
+            .pl()
+            .sort("chunk", maintain_order=True)
+        )
         frames.append(found.select(pl.col(c).cast(kind) for c, kind in schema.items()))
     loaded = ChunkStatistics(*frames)
     if absent := sorted({*chunks} - {*loaded.chunks}):

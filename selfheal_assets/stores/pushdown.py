@@ -76,6 +76,7 @@ def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.Data
     return pl.concat([features, filled], how="diagonal_relaxed")
 
 
+_LARGE = 500_000  # rows of a source from which a look ahead pays
 _BATCH = 300_000  # rows of counts: columns are listed together up to here, as each operation has its price
 
 
@@ -85,12 +86,14 @@ def _of_columns(
     """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
     by_cell = [c for c in profile.columns if c.numeric and not c.by_value]
     outside = outside_columns(connection, source, by_cell)
+    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
+    large = totals.filter(pl.col("segment") == ALL)["rows"].sum() > _LARGE
     feature_type = pl.Enum([c.name for c in profile.columns])
     waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
     listed = []
     for column in profile.columns:
         if column in by_cell:
-            counted = count_number(connection, source, column, slices, column.name in outside)
+            counted = count_number(connection, source, column, slices, column.name in outside, large)
         else:
             counted = count_values(connection, source, column, slices)
         many = "cells" if column in by_cell else "numbers" if column.numeric else "texts"
@@ -100,7 +103,6 @@ def _of_columns(
             waiting[many] = []
     listed += [_listed(pl.concat(frames), many) for many, frames in waiting.items() if frames]
     names = pl.DataFrame({"feature": feature_type.categories}, schema={"feature": feature_type})
-    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
     rows = names.join(totals, how="cross")
     both = rows.join(
         pl.concat(listed, how="diagonal"), on=_BY, how="left", nulls_equal=True, maintain_order="left"

@@ -19,6 +19,7 @@ from selfheal_assets.core.grid import decile_edges
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.score_table import expected_performance, score_groups
 from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
+from selfheal_assets.stores import pushdown
 from selfheal_assets.stores.chunk_tables import (
     NotCounted,
     load_statistics,
@@ -132,7 +133,9 @@ def sound(figures: pl.DataFrame) -> None:
     assert figures.filter(pl.col("value").is_null() == pl.col("reason").is_null()).is_empty()
 
 
-def test_values_on_edges_are_counted_with_both_edges_compared(connection):
+@pytest.mark.parametrize("large", [0, 500_000])
+def test_values_on_edges_are_counted_with_both_edges_compared(connection, monkeypatch, large):
+    monkeypatch.setattr(pushdown, "_LARGE", large)  # whether the engine looks ahead, or counts twice
     edges = np.linspace(0.1, 99.9, 10_001)
     plain = np.minimum(np.floor((edges - 0.1) / ((99.9 - 0.1) / 10_000)), 9_999).astype(int)
     numpys = np.histogram(edges, edges)[0]

@@ -28,6 +28,7 @@ _TOGETHER = {
         "test_no_future_label.py",
         "test_bad_chunks.py",
         "test_credit_view.py",
+        "test_evidence_assets.py",
     ),
     "shell": ("test_service.py", "test_shell.py", "test_ui.py", "test_runbook.py"),
     "openapi": ("test_openapi.py",),

@@ -35,6 +35,10 @@ policy:
   retraining_cooldown_days: 80
   gates: {{primary_metric: roc_auc, min_rows: 150, min_positives: 30}}
   alarms: {{min_rows: 150}}
+  drift: {{min_reference_rows: 150}}
+  drift_figures: {{min_segment_rows: 100}}
+  harm: {{min_rows: 150}}
+  estimation: {{min_effective_rows: 30, ratios: [{{classifier: logistic}}]}}
 training:
   {{recent_months: 1, evaluation_months: 3, validation_months: 3, rounds: 20, max_depth: 3}}
 """

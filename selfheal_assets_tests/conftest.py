@@ -1,19 +1,24 @@
 """One toy history, lived through by the command itself: killed twice, gone on with, and asked for once more."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 
 from selfheal_assets.settings import Settings
 from selfheal_assets_tests import toy
+
+if TYPE_CHECKING:
+    from selfheal_assets.defs.resources import Stores
 
 COMMAND = [sys.executable, "-c", "from selfheal_assets.cli import main; main()"]
 
@@ -115,6 +120,17 @@ class Lived:
     states: list[State]
     finished: subprocess.CompletedProcess[str]
     again: subprocess.CompletedProcess[str]
+
+    def copied(self, home: Path) -> "Stores":
+        """The installation as it was left, in another home, for tests that change it."""
+        from selfheal_assets.defs.resources import Stores
+
+        assert self.settings.home is not None
+        shutil.copytree(self.settings.home, home)
+        settings = self.settings.model_copy(update={"home": home})
+        settings.__dict__.pop("root", None)  # cached for the first home, and copied with everything else
+        assert settings.root.is_relative_to(home)
+        return Stores(settings)
 
 
 def _kill_when(ready: Callable[[], object], settings: Settings, **values: str) -> None:

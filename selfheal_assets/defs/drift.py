@@ -113,10 +113,7 @@ def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDef
         profile, rows = served(stores, chunk)
         why = cannot_judge(stores, profile, rows)
         if profile is None or why:
-            alarms, causes = (
-                pl.DataFrame(schema=ALARM_SCHEMA),
-                pl.DataFrame(schema=attribution.ATTRIBUTION_SCHEMA),
-            )
+            alarms, causes = _unjudged(stores, rows, why), pl.DataFrame(schema=attribution.ATTRIBUTION_SCHEMA)
             finding = monitoring.unknown(CHECK, why)
         else:
             state = _state(stores, chunk, profile)
@@ -171,6 +168,14 @@ def counted(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> ChunkStat
     if chunk.key not in statistics.chunks:
         raise NotCounted(f"{chunk.label} is not counted yet: materialize chunk_statistics first")
     return statistics
+
+
+def _unjudged(stores: Stores, rows: pl.DataFrame, why: str) -> pl.DataFrame:
+    """Alarm rows of a chunk that cannot be judged: each feature and tier with the reason."""
+    watched = [*(f.name for f in stores.case.features), "probability", "prediction"]
+    blank = {"status": Status.insufficient.value, "rows": rows.height, "rows_before": 0, "reason": why}
+    told = [{"feature": name, "tier": tier} | blank for name in watched for tier in ("warn", "act")]
+    return pl.DataFrame(told, schema=ALARM_SCHEMA)
 
 
 def _state(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> DriftState:

@@ -13,7 +13,7 @@ import polars as pl
 from selfheal_assets.core import harm, monitoring, realized
 from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
 from selfheal_assets.core.maturity import TimingCurve, chunks_in_horizon
-from selfheal_assets.core.monitoring import Finding
+from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.core.partial_counts import (
     COHORT_SCHEMA,
     COUNT_SCHEMA,
@@ -200,7 +200,10 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
 def _realized_finding(
     stores: Stores, chunk: Chunk, profile: ChampionProfile, label: np.ndarray, probability: np.ndarray
 ) -> Finding:
-    """Losses by betting and ranking by DeLong share the budget of realized outcomes half and half."""
+    """Losses by betting and ranking by DeLong share the budget of realized outcomes half and half.
+
+    The books remember: they may fail a chunk that brings no outcome, but they do not certify it.
+    """
     alarms, policy = stores.case.policy.alarms, stores.case.harm_alarms
     short = monitoring.reference_shortage(alarms, profile.reference.height, profile.positives)
     bet, seen = _losses(stores, chunk, profile, label, probability)
@@ -217,7 +220,10 @@ def _realized_finding(
         )
     else:
         ranking = harm.ranking_finding(label, probability, profile.reference_auc, alarms.max_auc_drop, alpha)
-    return harm.joint_finding([ranking, harm.realized_harm_finding(bet, _LOSS)])
+    losses = harm.realized_harm_finding(bet, _LOSS)
+    if not len(label) and losses.status is Status.passed:
+        return ranking
+    return harm.joint_finding([ranking, losses])
 
 
 def _losses(

@@ -4,7 +4,6 @@ The rows of one chunk of a history that was lived through are spoilt, monitored,
 """
 
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,8 +24,8 @@ CHUNK, CHUNK_END, MATURED = datetime(2020, 4, 1), datetime(2020, 7, 1), datetime
 WHERE = f"event_time >= '{CHUNK}' and event_time < '{CHUNK_END}'"
 LOG = f"from prediction_log where {WHERE}"
 MONITOR = [
-    "proxy_metrics", "univariate_drift", "multivariate_drift", "estimated_performance", "partial_label_evidence",
-    "realized_performance", "drift_report", "health_report",
+    "proxy_metrics", "chunk_statistics", "univariate_drift", "multivariate_drift", "drift_alarms",
+    "estimated_performance", "partial_label_evidence", "realized_performance", "drift_report", "health_report",
 ]  # fmt: skip
 DBT = [
     "stg_predictions",
@@ -41,10 +40,7 @@ FIGURES = [name for name in MONITOR if name in TABLES and name != "health_report
 @pytest.fixture(scope="module")
 def stores(lived: Lived, tmp_path_factory) -> Stores:
     """A copy of the lived installation."""
-    assert lived.settings.home is not None
-    home = tmp_path_factory.mktemp("spoilt") / "home"
-    shutil.copytree(lived.settings.home, home)
-    return Stores(lived.settings.model_copy(update={"home": home}))
+    return lived.copied(tmp_path_factory.mktemp("spoilt") / "home")
 
 
 @contextmanager
@@ -93,6 +89,12 @@ def reasons(frame: pl.DataFrame) -> set[str]:
     return set(frame["reason"].drop_nulls())
 
 
+def distance_of(found: dict[str, pl.DataFrame], feature: str) -> dict[str, Any]:
+    """The row of a feature's Jensen–Shannon distance over all rows."""
+    drift = found["univariate_drift"].filter(feature=feature, method="jensen_shannon", segment="all")
+    return drift.row(0, named=True)
+
+
 def findings(found: dict[str, pl.DataFrame]) -> dict[str, str]:
     return dict(found["findings"].select("check", "status").iter_rows())
 
@@ -120,9 +122,10 @@ def test_an_empty_chunk_and_a_single_row_are_unknown(stores):
         with spoilt(stores, statement):
             found = monitored(stores, *DBT)
         said = f"{rows} predictions in this chunk; alarms.min_rows asks for 150"
-        for name in ("univariate_drift", "multivariate_drift", "estimated_performance"):
+        for name in ("univariate_drift", "multivariate_drift", "drift_alarms", "estimated_performance"):
             assert reasons(found[name]) == {said}, name
-            assert found[name]["value"].null_count() == found[name].height
+            value = found[name]["statistic" if name == "drift_alarms" else "value"]
+            assert value.null_count() == found[name].height
         assert found["proxy_metrics"]["value"][0] == rows
         assert reasons(found["proxy_metrics"]) == ({"no predictions in this chunk"} if rows == 0 else set())
         told = findings(found)
@@ -165,23 +168,27 @@ def test_scores_that_are_no_numbers_are_counted_and_left_out(stores):
 def test_a_constant_feature_has_a_distance(stores):
     with spoilt(stores, f"update prediction_log set distance = 1.0 where {WHERE}"):
         found = monitored(stores)
-    row = found["univariate_drift"].filter(feature="distance").row(0, named=True)
+    row = distance_of(found, "distance")
     assert 0.5 < row["value"] <= 1
     assert row["alert"]
 
 
-@pytest.mark.parametrize(("value", "column"), [("null", "distance"), ("'inf'", "distance"), ("null", "plan")])
-def test_a_feature_without_a_usable_value_has_a_reason(stores, value, column):
+@pytest.mark.parametrize(
+    ("value", "column", "more"),
+    [("null", "distance", ""), ("'inf'", "distance", ", {rows} of them infinite"), ("null", "plan", "")],
+)
+def test_a_feature_without_a_usable_value_has_a_reason(stores, value, column, more):
     with spoilt(stores, f"update prediction_log set {column} = {value} where {WHERE}"):
         found = monitored(stores)
-    row = found["univariate_drift"].filter(feature=column).row(0, named=True)
-    assert (row["value"], row["reason"]) == (None, "all values are missing in this chunk")
+    row = distance_of(found, column)
+    said = f"all {row['rows']} values are missing in the chunk" + more.format(rows=row["rows"])
+    assert (row["value"], row["reason"]) == (None, said)
 
 
 def test_an_unseen_category_in_every_row_is_the_largest_drift(stores):
     with spoilt(stores, f"update prediction_log set plan = 'gold' where {WHERE}"):
         found = monitored(stores)
-    assert found["univariate_drift"].filter(feature="plan")["value"].item() == pytest.approx(1)
+    assert distance_of(found, "plan")["value"] == pytest.approx(1)
     assert findings(found)["drift_within_limits"] == "FAIL"
 
 

@@ -3,11 +3,9 @@
 Each test that changes rows does so on a copy of the installation, through the assets as Dagster runs them.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -35,17 +33,10 @@ FIGURES = [
 ]  # fmt: skip
 
 
-def copied(lived: Lived, home: Path) -> Stores:
-    """The lived installation, elsewhere."""
-    assert lived.settings.home is not None
-    shutil.copytree(lived.settings.home, home)
-    return Stores(lived.settings.model_copy(update={"home": home}))
-
-
 @pytest.fixture(scope="module")
 def stores(lived: Lived, tmp_path_factory) -> Stores:
     """A copy for tests that leave it as it was."""
-    return copied(lived, tmp_path_factory.mktemp("evidence") / "home")
+    return lived.copied(tmp_path_factory.mktemp("evidence") / "home")
 
 
 def materialize(stores: Stores, chunk: datetime, *assets: str) -> dg.ExecuteInProcessResult:
@@ -242,7 +233,7 @@ def test_the_estimate_did_not_see_what_the_outcomes_showed(stores):
 
 def test_health_is_not_certified_before_an_outcome_is(lived, tmp_path):
     """Drift and estimate hold in the first chunk; without a label so far nobody knows."""
-    stores = copied(lived, tmp_path / "home")
+    stores = lived.copied(tmp_path / "home")
     with stores.warehouse.write() as connection:
         connection.execute("delete from labels where source <> 'history'")
     materialize(stores, datetime(2019, 7, 1), *MARTS, "partial_label_evidence", "realized_performance")

@@ -1,6 +1,5 @@
 """What Dagster publishes for readers outside it: the predictions at a glance, as of the newest chunk."""
 
-import shutil
 from datetime import datetime
 
 import dagster as dg
@@ -21,9 +20,7 @@ AN_OLDER_CHUNK = datetime(2020, 4, 1)
 @pytest.fixture
 def stores(lived: Lived, tmp_path) -> Stores:
     """A copy of the lived installation."""
-    assert lived.settings.home is not None
-    shutil.copytree(lived.settings.home, tmp_path / "home")
-    return Stores(lived.settings.model_copy(update={"home": tmp_path / "home"}))
+    return lived.copied(tmp_path / "home")
 
 
 def published(stores: Stores) -> dict:

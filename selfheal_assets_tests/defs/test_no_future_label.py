@@ -1,6 +1,5 @@
 """Monitoring of a chunk that was lived through, done again after a label of its future was planted."""
 
-import shutil
 from datetime import datetime, timedelta
 
 import dagster as dg
@@ -30,9 +29,7 @@ MARTS = [
 @pytest.fixture
 def stores(lived: Lived, tmp_path) -> Stores:
     """A copy of the lived installation."""
-    assert lived.settings.home is not None
-    shutil.copytree(lived.settings.home, tmp_path / "home")
-    return Stores(lived.settings.model_copy(update={"home": tmp_path / "home"}))
+    return lived.copied(tmp_path / "home")
 
 
 def monitor(stores: Stores) -> dict[str, pl.DataFrame]:

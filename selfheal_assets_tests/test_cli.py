@@ -169,7 +169,8 @@ def test_a_replay_ends_with_its_figures_in_one_line_of_json(lived: Lived):
     *table, last = lived.finished.stdout.strip().splitlines()
     summary = json.loads(last)
     assert set(summary) >= SUMMARY
-    assert (summary["promotions"], summary["refusals"]) == (1, 1), "the first champion is no promotion"
+    assert summary["promotions"] >= 1, "the relation turns over in mid-history"
+    assert summary["promotions"] + summary["refusals"] == 2, "the first champion is no promotion"
     assert summary["auc_never_retrained"] < 0.35, (
         "where distance means the opposite, the old model is upside down"
     )

@@ -202,7 +202,8 @@ def _realized_finding(
 ) -> Finding:
     """Losses by betting and ranking by DeLong share the budget of realized outcomes half and half.
 
-    The books remember: they may fail a chunk that brings no outcome, but they do not certify it.
+    The books may fail any chunk, but certify none that has fewer labels or positives than the policy asks for: where
+    labels stop coming, implicit negatives look like a champion without losses.
     """
     alarms, policy = stores.case.policy.alarms, stores.case.harm_alarms
     short = monitoring.reference_shortage(alarms, profile.reference.height, profile.positives)
@@ -221,7 +222,7 @@ def _realized_finding(
     else:
         ranking = harm.ranking_finding(label, probability, profile.reference_auc, alarms.max_auc_drop, alpha)
     losses = harm.realized_harm_finding(bet, _LOSS)
-    if not len(label) and losses.status is Status.passed:
+    if ranking.status is Status.insufficient and losses.status is Status.passed:
         return ranking
     return harm.joint_finding([ranking, losses])
 

@@ -91,7 +91,7 @@ def load_statistics(
         shown = ", ".join(absent[:5]) + (", …" if len(absent) > 5 else "")
         raise NotCounted(
             f"{len(absent)} of {len(chunks)} chunks are not counted under profile {profile.fingerprint}: {shown}; "
-            "materialize univariate_drift for them"
+            "materialize chunk_statistics for them"
         )
     return loaded
 

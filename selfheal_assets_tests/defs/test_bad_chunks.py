@@ -131,7 +131,7 @@ def test_an_empty_chunk_and_a_single_row_are_unknown(stores):
         told = findings(found)
         assert told["drift_within_limits"] == told["estimated_performance_holds"] == "INSUFFICIENT_DATA"
         if rows == 0:
-            assert reasons(found["partial_label_evidence"]) == {"no predictions in this chunk"}
+            assert reasons(found["partial_label_evidence"]) == {said}
             assert set(told.values()) == {"INSUFFICIENT_DATA"}
             assert found["health_report"]["status"].item() == "INSUFFICIENT_DATA"
 
@@ -161,7 +161,7 @@ def test_scores_that_are_no_numbers_are_counted_and_left_out(stores):
             found = monitored(stores)
         assert any("scores are no probabilities" in r for r in reasons(found["proxy_metrics"]))
         assert any(
-            "scores are no numbers and are left out" in r for r in reasons(found["estimated_performance"])
+            "scores are not finite and are left out" in r for r in reasons(found["estimated_performance"])
         )
 
 
@@ -181,8 +181,9 @@ def test_a_feature_without_a_usable_value_has_a_reason(stores, value, column, mo
     with spoilt(stores, f"update prediction_log set {column} = {value} where {WHERE}"):
         found = monitored(stores)
     row = distance_of(found, column)
-    said = f"all {row['rows']} values are missing in the chunk" + more.format(rows=row["rows"])
-    assert (row["value"], row["reason"]) == (None, said)
+    rows = found["health_report"]["rows"].item()
+    said = f"all {rows} values are missing in the chunk" + more.format(rows=rows)
+    assert (row["value"], row["rows"], row["reason"]) == (None, 0, said)
 
 
 def test_an_unseen_category_in_every_row_is_the_largest_drift(stores):

@@ -28,7 +28,7 @@ def opened(browser: Any, url: str, scale: float = 1.0) -> tuple[Any, list[str]]:
     assets that are in view.
     """
     page = browser.new_page(
-        viewport={"width": 3200, "height": 3000}, color_scheme="light", device_scale_factor=scale
+        viewport={"width": 4200, "height": 4200}, color_scheme="light", device_scale_factor=scale
     )
     page.set_default_timeout(LOADS_WITHIN_MS)
     for key, value in REMEMBERED.items():

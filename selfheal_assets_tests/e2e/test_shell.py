@@ -46,7 +46,9 @@ def test_the_reference_is_frozen(installation: Installation):
 def test_the_chunk_has_its_report_and_unknown_is_not_healthy(installation: Installation):
     [report] = installation.settings.reports.glob("drift_*.html")
     assert report.stat().st_size > 1000
-    assert "Not known to be healthy" in report.read_text(), "there is no traffic yet, and no check was evaluated"
+    assert "Not known to be healthy" in report.read_text(), (
+        "there is no traffic yet, and no check was evaluated"
+    )
 
 
 def test_the_first_champion_is_registered_by_a_recorded_decision(installation: Installation):

@@ -1,7 +1,7 @@
 """A use case: one YAML file that describes a model in production. Everything else follows from it.
 
 Only reading and validating the declaration belongs here; what the declaration may hold is
-``core.spec``. An error names the file, the line and the key.
+``core.spec`` and ``core.policies``. An error names the file, the line and the key.
 """
 
 from pathlib import Path
@@ -10,19 +10,18 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from selfheal_assets.core import fingerprint
+from selfheal_assets.core.evidence_policy import DriftAlarms, HarmAlarms
 from selfheal_assets.core.periods import add_months, chunk_end, chunk_start, midnight
+from selfheal_assets.core.policies import Policy
 from selfheal_assets.core.spec import (
     ChunkPeriod,
     Day,
-    DriftAlarms,
     Feature,
     FeatureType,
-    HarmAlarms,
     LabelSpec,
     Monitoring,
     Name,
     Period,
-    Policy,
     Segment,
     Serving,
     Spec,

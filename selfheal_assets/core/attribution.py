@@ -13,7 +13,7 @@ from math import factorial
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core.spec import Attribution
+from selfheal_assets.core.evidence_policy import Attribution
 
 Metric = Callable[[np.ndarray], float | None]
 """From weights of the reference's rows to a figure; None where it is undefined."""

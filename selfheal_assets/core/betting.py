@@ -19,7 +19,7 @@ import numpy as np
 from scipy.special import betaln, logsumexp
 from scipy.stats import beta, norm
 
-from selfheal_assets.core.spec import HarmAlarms
+from selfheal_assets.core.evidence_policy import HarmAlarms
 
 MOST_OF_A_STAKE = 0.5
 """No bet risks more than this share of its money on one loss of 0, so that no wealth is ever lost whole."""

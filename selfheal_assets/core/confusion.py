@@ -6,7 +6,7 @@ import numpy as np
 
 from selfheal_assets.core.intervals import wilson
 from selfheal_assets.core.metrics import Interval, UndefinedMetric
-from selfheal_assets.core.spec import Costs
+from selfheal_assets.core.policies import Costs
 
 
 @dataclass(frozen=True)

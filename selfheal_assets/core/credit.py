@@ -10,7 +10,7 @@ import polars as pl
 from scipy.stats import beta, norm
 
 from selfheal_assets.core.evaluation import ScoredRows
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.policies import CreditPolicy
 
 Array = np.ndarray
 SWAPS = {

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from selfheal_assets.core.spec import DensityRatio
+from selfheal_assets.core.evidence_policy import DensityRatio
 
 Array = np.ndarray
 GRID: Final = 100  # quantiles of the chunk at which distributions are compared

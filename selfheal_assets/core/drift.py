@@ -12,9 +12,9 @@ import polars as pl
 from selfheal_assets.core import distances
 from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
 from selfheal_assets.core.column_drift import ColumnDrift, Counted, by_column
+from selfheal_assets.core.evidence_policy import DriftFigures
 from selfheal_assets.core.metrics import UndefinedMetric
 from selfheal_assets.core.profile import FeatureProfile, Profile
-from selfheal_assets.core.spec import DriftFigures
 
 DRIFT_SCHEMA: Final = {
     "chunk": pl.String,

@@ -14,8 +14,8 @@ from selfheal_assets.core.change_description import Change, describe_change, mas
 from selfheal_assets.core.change_point import ChangePoint, change_point
 from selfheal_assets.core.drift_evidence import act_limit, log_evidence, two_sample_test, warn_level
 from selfheal_assets.core.drift_state import DriftState, FeatureState, begin, chunks_of, merge
+from selfheal_assets.core.evidence_policy import DriftAlarms
 from selfheal_assets.core.monitoring import Finding, Status, unknown
-from selfheal_assets.core.spec import DriftAlarms
 
 SAID = 3  # features that a finding tells of in words; the rows have them all
 ALARM_SCHEMA = {

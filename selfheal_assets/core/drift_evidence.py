@@ -9,7 +9,7 @@ from math import comb
 
 import numpy as np
 
-from selfheal_assets.core.spec import DriftAlarms
+from selfheal_assets.core.evidence_policy import DriftAlarms
 
 # Jeffreys' prior of a multinomial: half a row in each cell.
 PRIOR_ROWS = 0.5

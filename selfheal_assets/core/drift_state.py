@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.cell_counts import Cells, checked_counts, reference_cells
-from selfheal_assets.core.spec import DriftAlarms
+from selfheal_assets.core.evidence_policy import DriftAlarms
 
 
 @dataclass(frozen=True)

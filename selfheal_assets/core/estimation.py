@@ -20,12 +20,13 @@ from scipy.stats import norm
 
 from selfheal_assets.core.calibration import CannotCalibrate, IsotonicMap, fit_isotonic, plain_map
 from selfheal_assets.core.density_ratio import Inputs
+from selfheal_assets.core.evidence_policy import Estimation
 from selfheal_assets.core.expected import POSSIBLE, expected_metrics
 from selfheal_assets.core.monitoring import Status
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.reference_rows import CBPE, WEIGHTED, Coverage, ReferenceRows, backtest, coverage
 from selfheal_assets.core.sampling_error import sampling_errors
 from selfheal_assets.core.score_groups import ScoreGroups, groups_of_rows
-from selfheal_assets.core.spec import Costs, Estimation
 
 Array = np.ndarray
 

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core import metrics
-from selfheal_assets.core.spec import GatePolicy, Segment
+from selfheal_assets.core.policies import GatePolicy
+from selfheal_assets.core.spec import Segment
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import polars as pl
 from scipy.special import digamma, ndtr
 
 from selfheal_assets.core.metrics import UndefinedMetric
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.score_groups import ScoreGroups, by_rank
-from selfheal_assets.core.spec import Costs
 
 Array = np.ndarray
 CALIBRATION_BINS: Final = 10

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from selfheal_assets.core.evaluation import Approval, Comparison
-from selfheal_assets.core.spec import GatePolicy
+from selfheal_assets.core.policies import GatePolicy
 
 NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
 

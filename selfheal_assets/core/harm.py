@@ -13,9 +13,9 @@ import polars as pl
 
 from selfheal_assets.core import betting, metrics
 from selfheal_assets.core.betting import LossBet
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.monitoring import Finding, Status, unknown
 from selfheal_assets.core.partial_labels import PartialAlarm
-from selfheal_assets.core.spec import HarmAlarms
 
 ALARM_SCHEMA = {
     "evidence": pl.String,

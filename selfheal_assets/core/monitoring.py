@@ -10,7 +10,8 @@ from enum import StrEnum
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core.spec import AlarmPolicy, Feature
+from selfheal_assets.core.policies import AlarmPolicy
+from selfheal_assets.core.spec import Feature
 
 
 class Status(StrEnum):

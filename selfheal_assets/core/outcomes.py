@@ -15,7 +15,7 @@ from selfheal_assets.core import metrics
 from selfheal_assets.core.confusion import Confusion, confusion_of
 from selfheal_assets.core.intervals import Resampled, resample, score_groups, wilson
 from selfheal_assets.core.metrics import Interval, UndefinedMetric
-from selfheal_assets.core.spec import Costs, RealizedFigures
+from selfheal_assets.core.policies import Costs, RealizedFigures
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import polars as pl
 from scipy.stats import nbinom
 
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.maturity import TimingCurve
-from selfheal_assets.core.spec import HarmAlarms
 
 HIGHEST_PROBABILITY = 1 - 1e-6
 """A probability of 1 has an infinite hazard; this one expects a positive as surely as counts can tell."""

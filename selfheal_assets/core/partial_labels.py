@@ -17,7 +17,7 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import chi2
 
 from selfheal_assets.core.betting import log_limit, start_weights
-from selfheal_assets.core.spec import HarmAlarms
+from selfheal_assets.core.evidence_policy import HarmAlarms
 
 DIRECTIONS = ("more", "fewer")
 

@@ -15,8 +15,9 @@ from scipy.stats import norm
 from selfheal_assets.core.metrics import Interval, UndefinedMetric
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.outcomes import CELLS, METRICS, Metric, Outcomes, business_value
+from selfheal_assets.core.policies import AlarmPolicy, Costs, RealizedFigures
 from selfheal_assets.core.segments import slices
-from selfheal_assets.core.spec import AlarmPolicy, Costs, RealizedFigures, Segment
+from selfheal_assets.core.spec import Segment
 
 REALIZED_METRICS = (*(m.name for m in METRICS), *CELLS, "business_value")
 REALIZED_SCHEMA = {

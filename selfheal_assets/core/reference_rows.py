@@ -12,9 +12,10 @@ import polars as pl
 
 from selfheal_assets.core.calibration import IsotonicMap, fit_isotonic
 from selfheal_assets.core.density_ratio import Inputs, density_ratio, effective_rows, imbalance
+from selfheal_assets.core.evidence_policy import Estimation
 from selfheal_assets.core.expected import expected_metrics
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.score_groups import groups_of_labels, groups_of_rows
-from selfheal_assets.core.spec import Costs, Estimation
 
 Array = np.ndarray
 CBPE: Final = "cbpe"

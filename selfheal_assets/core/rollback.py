@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 
 from selfheal_assets.core import maturity
-from selfheal_assets.core.spec import AlarmPolicy
+from selfheal_assets.core.policies import AlarmPolicy
 
 
 @dataclass(frozen=True)

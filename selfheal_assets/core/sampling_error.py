@@ -16,8 +16,8 @@ import numpy as np
 from scipy.special import digamma
 
 from selfheal_assets.core.expected import CALIBRATION_BINS, expected_roc_auc
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.score_groups import ScoreGroups, by_rank
-from selfheal_assets.core.spec import Costs
 
 Array = np.ndarray
 BANDS: Final = 400

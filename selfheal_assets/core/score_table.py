@@ -7,9 +7,9 @@ import polars as pl
 
 from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
 from selfheal_assets.core.expected import EXPECTED_SCHEMA, expected_metrics
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.score_groups import ScoreGroups
-from selfheal_assets.core.spec import Costs
 
 ESTIMATES_SCHEMA: Final = {"chunk": pl.String, "segment": pl.String, "rows": pl.Int64} | EXPECTED_SCHEMA
 

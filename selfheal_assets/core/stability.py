@@ -13,7 +13,8 @@ import polars as pl
 
 from selfheal_assets.core.distances import psi_cut_off
 from selfheal_assets.core.metrics import UndefinedMetric
-from selfheal_assets.core.spec import CreditPolicy, Feature, FeatureType
+from selfheal_assets.core.policies import CreditPolicy
+from selfheal_assets.core.spec import Feature, FeatureType
 
 SCORE = "score"
 MISSING, UNSEEN = 0, -1  # cells of no value, and of a category that the reference does not hold

@@ -8,7 +8,7 @@ import polars as pl
 
 from selfheal_assets.core import credit
 from selfheal_assets.core.periods import add_months, chunk_label, chunk_start, shift_chunks
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.policies import CreditPolicy
 from selfheal_assets.core.stability import SCORE, stability_table
 from selfheal_assets.defs.resources import Chunk, Stores
 from selfheal_assets.reports.credit import CreditView

@@ -12,6 +12,7 @@ import polars as pl
 
 from selfheal_assets.core import harm, monitoring, realized
 from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.maturity import TimingCurve, chunks_in_horizon
 from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.core.partial_counts import (
@@ -23,7 +24,6 @@ from selfheal_assets.core.partial_counts import (
 )
 from selfheal_assets.core.partial_labels import PartialAlarm, partial_alarm
 from selfheal_assets.core.periods import shift_chunks
-from selfheal_assets.core.spec import HarmAlarms
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import ERROR, GROUP, LABELLED, cannot_judge, judged, save, served

@@ -10,7 +10,7 @@ import polars as pl
 from selfheal_assets.core import evaluation, fingerprint, gates
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action, Decision, decide
-from selfheal_assets.core.spec import GatePolicy
+from selfheal_assets.core.policies import GatePolicy
 from selfheal_assets.defs.resources import (
     Context,
     Stores,

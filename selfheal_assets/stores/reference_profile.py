@@ -13,6 +13,7 @@ import polars as pl
 from selfheal_assets.core.calibration import IsotonicMap
 from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
 from selfheal_assets.core.column_drift import Counted, by_column
+from selfheal_assets.core.evidence_policy import DriftFigures
 from selfheal_assets.core.grid import (
     FINE_CELLS,
     PSI_CELLS,
@@ -29,7 +30,7 @@ from selfheal_assets.core.profile import (
     SegmentProfile,
     segment_profile,
 )
-from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
+from selfheal_assets.core.spec import Feature, FeatureType, Segment
 from selfheal_assets.stores.pushdown import statistics_of
 from selfheal_assets.stores.slices import name, number, segment_counts
 

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from selfheal_assets.core.betting import LossBet, LossSums, error_counts
-from selfheal_assets.core.spec import DriftAlarms, HarmAlarms
+from selfheal_assets.core.evidence_policy import DriftAlarms, HarmAlarms
 from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.drift_ours import our_alarms
 from selfheal_assets_tests.bench.drift_peers import (

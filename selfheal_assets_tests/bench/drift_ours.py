@@ -6,8 +6,8 @@ import polars as pl
 from selfheal_assets.core.cell_counts import Cells
 from selfheal_assets.core.drift_alarms import alarm_rows, judge_feature
 from selfheal_assets.core.drift_state import DriftState, begin
+from selfheal_assets.core.evidence_policy import DriftAlarms
 from selfheal_assets.core.monitoring import Status
-from selfheal_assets.core.spec import DriftAlarms
 from selfheal_assets_tests.bench.drift_streams import FEATURES, NUMBERS, Stream
 
 

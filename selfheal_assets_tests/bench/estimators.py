@@ -13,10 +13,10 @@ import typer
 
 from selfheal_assets.core.calibration import plain_map
 from selfheal_assets.core.estimation import estimate_chunk
+from selfheal_assets.core.evidence_policy import Estimation
 from selfheal_assets.core.expected import expected_metrics
 from selfheal_assets.core.reference_rows import CBPE
 from selfheal_assets.core.score_groups import groups_of_labels
-from selfheal_assets.core.spec import Estimation
 from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.estimator_data import CHUNK_ROWS, DataSet, car_loan, employment, loans
 

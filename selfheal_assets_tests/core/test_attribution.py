@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from selfheal_assets.core.attribution import attribute_change, expected_auc, mean_score
-from selfheal_assets.core.spec import Attribution
+from selfheal_assets.core.evidence_policy import Attribution
 
 POLICY = Attribution(min_effective_rows=1)
 

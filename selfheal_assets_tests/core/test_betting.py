@@ -23,7 +23,7 @@ from selfheal_assets.core.betting import (
     start_weights,
     upper_mean,
 )
-from selfheal_assets.core.spec import HarmAlarms
+from selfheal_assets.core.evidence_policy import HarmAlarms
 
 REALIZED_ONLY = HarmAlarms(horizon_chunks=200, partial_share=0.0)
 

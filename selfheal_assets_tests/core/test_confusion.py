@@ -6,7 +6,7 @@ from sklearn import metrics as sk
 
 from selfheal_assets.core.confusion import Confusion, confusion_of
 from selfheal_assets.core.metrics import UndefinedMetric
-from selfheal_assets.core.spec import Costs
+from selfheal_assets.core.policies import Costs
 
 COSTS = Costs(currency="EUR", missed_positive=100, refused_good=7, accepted_good=3, caught_positive=2)
 

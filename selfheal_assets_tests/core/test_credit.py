@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from selfheal_assets.core import credit
 from selfheal_assets.core.evaluation import ScoredRows
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.policies import CreditPolicy
 
 POLICY = CreditPolicy()
 

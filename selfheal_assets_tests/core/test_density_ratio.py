@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from selfheal_assets.core.density_ratio import Inputs, density_ratio, effective_rows, imbalance
-from selfheal_assets.core.spec import DensityRatio
+from selfheal_assets.core.evidence_policy import DensityRatio
 from selfheal_assets_tests.core.generated import sigmoid
 
 LOGISTIC, BOOSTED = DensityRatio(classifier="logistic"), DensityRatio()

@@ -18,8 +18,8 @@ from selfheal_assets.core.drift_alarms import (
 )
 from selfheal_assets.core.drift_evidence import act_limit
 from selfheal_assets.core.drift_state import DriftState, begin, counts_since, folded, merge
+from selfheal_assets.core.evidence_policy import DriftAlarms
 from selfheal_assets.core.monitoring import Status
-from selfheal_assets.core.spec import DriftAlarms
 
 POLICY = DriftAlarms(chunks_per_year=30)
 TENTHS = np.full(10, 0.1)

@@ -13,7 +13,7 @@ from selfheal_assets.core.drift_evidence import (
     two_sample_test,
     warn_level,
 )
-from selfheal_assets.core.spec import DriftAlarms
+from selfheal_assets.core.evidence_policy import DriftAlarms
 
 BEFORE, SINCE = np.array([900.0, 700, 300, 100]), np.array([160.0, 120, 80, 40])
 

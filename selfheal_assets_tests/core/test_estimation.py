@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from selfheal_assets.core.calibration import IDENTITY, CannotCalibrate, fit_isotonic, plain_map
 from selfheal_assets.core.density_ratio import Inputs
 from selfheal_assets.core.estimation import ESTIMATE_SCHEMA, ChunkRows, estimate_chunk
+from selfheal_assets.core.evidence_policy import DensityRatio, Estimation
 from selfheal_assets.core.expected import METRICS, expected_metrics
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.reference_rows import CBPE, WEIGHTED, ReferenceRows, backtest, coverage
 from selfheal_assets.core.score_groups import groups_of_labels, groups_of_rows
-from selfheal_assets.core.spec import Costs, DensityRatio, Estimation
 from selfheal_assets_tests.core.generated import sigmoid
 
 POLICY = Estimation()

@@ -22,7 +22,8 @@ from selfheal_assets.core.evaluation import (
     compare_segments,
     segment_of,
 )
-from selfheal_assets.core.spec import GatePolicy, Segment
+from selfheal_assets.core.policies import GatePolicy
+from selfheal_assets.core.spec import Segment
 from selfheal_assets_tests.core.generated import sigmoid
 
 POLICY = GatePolicy(resamples=1000)

@@ -27,8 +27,8 @@ from selfheal_assets.core.expected import (
     expected_specificity,
     folded_normal_mean,
 )
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.score_groups import ScoreGroups, groups_of_labels, groups_of_rows
-from selfheal_assets.core.spec import Costs
 
 COSTS = Costs(missed_positive=10, refused_good=3, caught_positive=1, accepted_good=2, currency="USD")
 # Four rows: two share a probability on a plateau, one of these is flagged.

@@ -10,7 +10,7 @@ import pytest
 from selfheal_assets.core.decision import Action, decide
 from selfheal_assets.core.evaluation import Approval, Comparison, ScoredRows, compare
 from selfheal_assets.core.gates import GateInputs, Servability, Verdict, evaluate_gates
-from selfheal_assets.core.spec import GatePolicy
+from selfheal_assets.core.policies import GatePolicy
 from selfheal_assets_tests.core.generated import sigmoid
 
 POLICY = GatePolicy()

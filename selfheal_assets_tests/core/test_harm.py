@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import norm
 
 from selfheal_assets.core.betting import bet_on, error_counts
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.harm import (
     ALARM_SCHEMA,
     joint_finding,
@@ -19,7 +20,6 @@ from selfheal_assets.core.harm import (
 )
 from selfheal_assets.core.monitoring import Finding, Status, unknown
 from selfheal_assets.core.partial_labels import partial_alarm
-from selfheal_assets.core.spec import HarmAlarms
 from selfheal_assets_tests.core.test_partial_labels import counts_of
 
 POLICY = HarmAlarms(age_bands=1)

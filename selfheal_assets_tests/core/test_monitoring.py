@@ -17,7 +17,8 @@ from selfheal_assets.core.monitoring import (
     reference_shortage,
     unknown,
 )
-from selfheal_assets.core.spec import AlarmPolicy, Feature
+from selfheal_assets.core.policies import AlarmPolicy
+from selfheal_assets.core.spec import Feature
 from selfheal_assets_tests.core.generated import FEATURES, cases, sigmoid
 
 POLICY = AlarmPolicy()

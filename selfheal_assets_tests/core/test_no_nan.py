@@ -7,6 +7,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.harm import (
     joint_finding,
     partial_harm_finding,
@@ -18,16 +19,9 @@ from selfheal_assets.core.metrics import UndefinedMetric
 from selfheal_assets.core.monitoring import Status, estimate_finding, finding_frame, proxy_metrics
 from selfheal_assets.core.partial_counts import cohort_rows, hazard_counts
 from selfheal_assets.core.partial_labels import partial_alarm
+from selfheal_assets.core.policies import AlarmPolicy, Costs, RealizedFigures
 from selfheal_assets.core.realized import realized_by_segment
-from selfheal_assets.core.spec import (
-    AlarmPolicy,
-    Costs,
-    Feature,
-    HarmAlarms,
-    LabelSpec,
-    RealizedFigures,
-    Segment,
-)
+from selfheal_assets.core.spec import Feature, LabelSpec, Segment
 from selfheal_assets.core.tables import validated
 from selfheal_assets_tests.core.generated import START, days
 

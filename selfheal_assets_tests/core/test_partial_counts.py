@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.partial_counts import (
     COHORT_SCHEMA,
@@ -19,7 +20,6 @@ from selfheal_assets.core.partial_counts import (
     smoothed_knowledge,
     usable_cases,
 )
-from selfheal_assets.core.spec import HarmAlarms
 
 FIRST, SECOND = datetime(2020, 1, 1), datetime(2020, 4, 1)
 POLICY = HarmAlarms(age_bands=4, min_positives=5, tolerated_ratio=(0.8, 1.6))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import gamma, poisson
 
+from selfheal_assets.core.evidence_policy import HarmAlarms
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.partial_counts import COUNT_SCHEMA, hazard_counts, newest_counts
 from selfheal_assets.core.partial_labels import (
@@ -20,7 +21,6 @@ from selfheal_assets.core.partial_labels import (
     poisson_ratio,
 )
 from selfheal_assets.core.periods import add_months
-from selfheal_assets.core.spec import HarmAlarms
 
 START, HORIZON = datetime(2020, 1, 1), 360.0
 POLICY = HarmAlarms(horizon_chunks=12, partial_share=1.0, age_bands=12)

@@ -12,13 +12,14 @@ from scipy.stats import norm
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.intervals import resample, score_groups
+from selfheal_assets.core.policies import AlarmPolicy, Costs, RealizedFigures
 from selfheal_assets.core.realized import (
     REALIZED_METRICS,
     REALIZED_SCHEMA,
     realized_by_segment,
     realized_metrics,
 )
-from selfheal_assets.core.spec import AlarmPolicy, Costs, RealizedFigures, Segment
+from selfheal_assets.core.spec import Segment
 
 POLICY = AlarmPolicy()
 COSTS = Costs(currency="USD", missed_positive=10, accepted_good=1)

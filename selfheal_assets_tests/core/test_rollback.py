@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
+from selfheal_assets.core.policies import AlarmPolicy
 from selfheal_assets.core.rollback import in_probation, judge_promotion, technical_failure
-from selfheal_assets.core.spec import AlarmPolicy
 from selfheal_assets_tests.core.generated import sigmoid
 
 POLICY = AlarmPolicy()

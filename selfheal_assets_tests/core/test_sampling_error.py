@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from selfheal_assets.core.expected import METRICS, business_value
+from selfheal_assets.core.policies import Costs
 from selfheal_assets.core.sampling_error import sampling_errors
 from selfheal_assets.core.score_groups import ScoreGroups, groups_of_labels, groups_of_rows
-from selfheal_assets.core.spec import Costs
 
 COSTS = Costs(missed_positive=10, refused_good=3, caught_positive=1, accepted_good=2)
 ROWS, STEPS = 1000, 12

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from selfheal_assets.core.spec import CreditPolicy, Feature, FeatureType
+from selfheal_assets.core.policies import CreditPolicy
+from selfheal_assets.core.spec import Feature, FeatureType
 from selfheal_assets.core.stability import MISSING, UNSEEN, reference_cells, stability_table
 
 AMOUNT = Feature(name="amount", type=FeatureType.number)

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame, proxy_metrics
+from selfheal_assets.core.policies import AlarmPolicy
 from selfheal_assets.core.realized import REALIZED_METRICS, REALIZED_SCHEMA, realized_metrics
-from selfheal_assets.core.spec import AlarmPolicy, Feature
+from selfheal_assets.core.spec import Feature
 from selfheal_assets.core.table_rules import InvalidTable
 from selfheal_assets.core.tables import TABLES, validated
 from selfheal_assets_tests.core.test_realized import outcome

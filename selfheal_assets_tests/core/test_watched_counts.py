@@ -9,9 +9,10 @@ import pytest
 
 from selfheal_assets.core.cell_counts import MISSING, UNSEEN
 from selfheal_assets.core.drift_alarms import drift_alarms
+from selfheal_assets.core.evidence_policy import DriftAlarms
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.profile import Profile
-from selfheal_assets.core.spec import DriftAlarms, Feature
+from selfheal_assets.core.spec import Feature
 from selfheal_assets.core.watched_counts import watched_cells, watched_history, watched_reference
 from selfheal_assets.stores.pushdown import statistics_of
 from selfheal_assets.stores.reference_profile import fit_profile

@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from selfheal_assets.core import metrics
 from selfheal_assets.core.distances import population_stability_index
 from selfheal_assets.core.evaluation import segment_of
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.policies import CreditPolicy
 from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.defs.dbt import build_dbt_assets
 from selfheal_assets.defs.resources import Stores, chunk_partitions

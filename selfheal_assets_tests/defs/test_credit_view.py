@@ -9,7 +9,7 @@ import pytest
 from selfheal_assets.core import metrics
 from selfheal_assets.core.distances import population_stability_index
 from selfheal_assets.core.periods import chunk_end, chunk_label
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.policies import CreditPolicy
 from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.defs.credit import credit_view
 from selfheal_assets.defs.monitor import served

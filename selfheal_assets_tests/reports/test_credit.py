@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core import credit
-from selfheal_assets.core.spec import CreditPolicy
+from selfheal_assets.core.policies import CreditPolicy
 from selfheal_assets.core.stability import stability_table
 from selfheal_assets.reports.credit import CreditView, credit_section
 from selfheal_assets.reports.drift import drift_page

@@ -14,11 +14,12 @@ from selfheal_assets.core.calibration import IsotonicMap, fit_isotonic
 from selfheal_assets.core.chunk_statistics import ChunkStatistics, cells_of, merge
 from selfheal_assets.core.drift import coarse_counts, drift_figures, psi_readings, segment_notes
 from selfheal_assets.core.evaluation import segment_of
+from selfheal_assets.core.evidence_policy import DriftFigures
 from selfheal_assets.core.expected import expected_metrics
 from selfheal_assets.core.grid import decile_edges
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.score_table import expected_performance, score_groups
-from selfheal_assets.core.spec import DriftFigures, Feature, FeatureType, Segment
+from selfheal_assets.core.spec import Feature, FeatureType, Segment
 from selfheal_assets.stores import pushdown
 from selfheal_assets.stores.chunk_tables import (
     NotCounted,

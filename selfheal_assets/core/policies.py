@@ -1,0 +1,155 @@
+"""The policy: every threshold of the loop as a value. The thresholds of evidence are ``evidence_policy``'s."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from selfheal_assets.core.evidence_policy import (
+    Attribution,
+    DriftAlarms,
+    DriftFigures,
+    Estimation,
+    HarmAlarms,
+)
+from selfheal_assets.core.spec import Days, Share, Spec, Text, require_distinct
+
+CheckName = Literal[
+    "drift_within_limits", "estimated_performance_holds", "calibration_holds", "realized_performance_holds"
+]
+
+
+class Costs(Spec):
+    """What a decision is worth, per case, in one currency: what ``business_value`` adds up.
+
+    A positive is the bad outcome, and a case predicted positive is refused. ``missed_positive`` is lost on each
+    positive that was accepted, ``refused_good`` on each good case that was refused; ``caught_positive`` is gained by
+    each positive refused, ``accepted_good`` by each good case accepted. ``currency`` is only shown.
+    """
+
+    missed_positive: Annotated[float, Field(ge=0)]
+    refused_good: Annotated[float, Field(ge=0)] = 0.0
+    caught_positive: float = 0.0
+    accepted_good: float = 0.0
+    currency: Text = "units"
+
+    @property
+    def worth(self) -> tuple[float, float, float, float]:
+        """Of a true positive, a false positive, a false negative and a true negative."""
+        return self.caught_positive, -self.refused_good, -self.missed_positive, self.accepted_good
+
+
+class GatePolicy(Spec):
+    """Limits that a challenger must meet before it replaces the champion. All must hold.
+
+    ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
+    positives are so rare that F1 has no power.
+    """
+
+    primary_metric: Literal["f1", "roc_auc"] = "f1"
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_positives: Annotated[int, Field(ge=1)] = 50
+    min_label_coverage: Share = 0.30
+    cooldown_days: Days = 7
+    min_improvement_pct: float = 2.0
+    max_brier_degradation: Annotated[float, Field(ge=0)] = 0.01
+    max_segment_degradation_pct: Annotated[float, Field(ge=0)] = 5.0
+    min_segment_rows: Annotated[int, Field(ge=1)] = 500
+    min_segment_positives: Annotated[int, Field(ge=1)] = 50
+    min_adverse_impact_ratio: Share = 0.80
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
+    max_latency_ms: Annotated[float, Field(gt=0)] = 50.0
+    max_size_mb: Annotated[float, Field(gt=0)] = 50.0
+
+
+class AlarmPolicy(Spec):
+    """What a chunk must have to be judged at all, and how far ROC AUC may fall below the reference's.
+
+    ``min_rows`` predictions or labels, ``min_positives`` of each class where labels matter. ``rollback_alpha``: the
+    chance of ever taking a promotion falsely back.
+    """
+
+    min_rows: Annotated[int, Field(ge=1)] = 200
+    min_positives: Annotated[int, Field(ge=1)] = 20
+    max_auc_drop: Annotated[float, Field(gt=0)] = 0.05
+    rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+
+class RealizedFigures(Spec):
+    """How the metrics on matured labels are computed.
+
+    ``confidence`` is of each two-sided interval, ``resamples`` those of a bootstrap, ``calibration_bins`` the
+    equal-count bins of the calibration error. ``half_width`` is the precision that is wanted of a metric between 0
+    and 1: each figure says how many rows it would take.
+    """
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    half_width: Annotated[float, Field(gt=0, lt=0.5)] = 0.02
+    resamples: Annotated[int, Field(ge=200, le=100_000)] = 1000
+    calibration_bins: Annotated[int, Field(ge=2, le=100)] = 10
+
+
+class CreditPolicy(Spec):
+    """Conventions of credit monitoring; none of them starts a retraining.
+
+    Attributes:
+        bands: cells of equal size in the reference for score bands, PSI and CSI; ten are deciles.
+        rare_share: categories with a smaller share of the reference share one cell.
+        psi_bands: a PSI from the first on is called moderate, from the second on large.
+        confidence: of every interval, and of the cut-off below which a PSI may be chance.
+        cohorts: how many of the newest cohorts a report shows.
+        min_group_rows: smaller groups are not compared for adverse impact.
+        min_adverse_impact_ratio: a group approved less often than this share of the most approved group's rate is
+            flagged; 0.8 is the four-fifths rule (29 CFR 1607.4(D)).
+    """
+
+    bands: Annotated[int, Field(ge=2, le=100)] = 10
+    rare_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    psi_bands: tuple[float, float] = (0.1, 0.25)
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    cohorts: Annotated[int, Field(ge=1, le=100)] = 8
+    min_group_rows: Annotated[int, Field(ge=1)] = 200
+    min_adverse_impact_ratio: Share = 0.80
+
+    @field_validator("psi_bands")
+    @classmethod
+    def _bands_ascend(cls, bands: tuple[float, float]) -> tuple[float, float]:
+        moderate, large = bands
+        if not 0 < moderate < large:
+            raise ValueError(f"[{moderate:g}, {large:g}] must be two positive values that ascend")
+        return bands
+
+
+class Policy(Spec):
+    """Every threshold of the loop: none lives in code.
+
+    ``engine``: who computes drift figures and estimates: NannyML on the chunk's rows, or the push-down engine from
+    counts where the rows lie; ``auto`` is the latter. ``costs`` turn confusion into business value.
+    """
+
+    retraining_cooldown_days: Days = 30
+    retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    probation_days: Annotated[Days, Field(ge=1)] = 365
+    retrain_on: tuple[CheckName, ...] = (
+        "drift_within_limits",
+        "estimated_performance_holds",
+        "calibration_holds",
+        "realized_performance_holds",
+    )
+    engine: Literal["auto", "nannyml", "pushdown"] = "auto"
+    costs: Costs | None = None
+    gates: GatePolicy = GatePolicy()
+    alarms: AlarmPolicy = AlarmPolicy()
+    drift: DriftAlarms = DriftAlarms()
+    drift_figures: DriftFigures = DriftFigures()
+    attribution: Attribution = Attribution()
+    harm: HarmAlarms = HarmAlarms()
+    estimation: Estimation = Estimation()
+    realized: RealizedFigures = RealizedFigures()
+    credit: CreditPolicy = CreditPolicy()
+
+    @field_validator("retrain_on")
+    @classmethod
+    def _checks_are_distinct(cls, checks: tuple[CheckName, ...]) -> tuple[CheckName, ...]:
+        require_distinct(checks)
+        return checks

@@ -12,7 +12,9 @@ from selfheal_assets.core.chunk_statistics import ALL
 from selfheal_assets.core.monitoring import Status
 
 STAGES: Final = ("estimated", "partial", "realized")
-RATIO: Final = "observed_over_expected"
+RATIO: Final = (
+    "expected_over_observed"  # as the realized stage has it: 1 is calibrated, above 1 is too pessimistic
+)
 EVIDENCE_SCHEMA: Final = {
     "stage": pl.String,
     "segment": pl.String,
@@ -36,7 +38,8 @@ def evidence_table(
     Args:
         estimated: table ``estimated_performance``.
         cohorts: table ``partial_label_evidence``.
-        alarms: table ``harm_alarms``; its row of partial labels has the ratio over all cohorts.
+        alarms: table ``harm_alarms``; its row of partial labels has observed over expected, since the change
+            that it suspects.
         realized: table ``realized_performance``.
 
     Returns:
@@ -60,14 +63,19 @@ def _partial(cohorts: pl.DataFrame, alarms: pl.DataFrame) -> pl.DataFrame:
     return found.select(
         pl.lit(ALL).alias("segment"),
         pl.lit(RATIO).alias("metric"),
-        pl.col("effect").alias("value"),
-        pl.col("effect_lower").alias("lower"),
-        pl.col("effect_upper").alias("upper"),
+        _inverse("effect").alias("value"),
+        _inverse("effect_upper").alias("lower"),
+        _inverse("effect_lower").alias("upper"),
         pl.lit(rows, pl.Int64).alias("rows"),
         pl.lit("poisson").alias("method"),
         "status",
         "reason",
     )
+
+
+def _inverse(ratio: str) -> pl.Expr:
+    """1 / ratio; null where nothing was observed, which has no upper end."""
+    return pl.when(pl.col(ratio) > 0).then(1 / pl.col(ratio))
 
 
 def _stage(name: str, frame: pl.DataFrame) -> pl.DataFrame:

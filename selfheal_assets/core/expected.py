@@ -203,10 +203,10 @@ METRICS: Final[dict[str, tuple[str, Callable[[ScoreGroups], float]]]] = {
     "ks": ("share", expected_ks),
     "gini": ("index", expected_gini),
     "expected_calibration_error": ("probability", expected_calibration_error),
-    "tp": ("rows", lambda g: expected_confusion(g).tp),
-    "fp": ("rows", lambda g: expected_confusion(g).fp),
-    "fn": ("rows", lambda g: expected_confusion(g).fn),
-    "tn": ("rows", lambda g: expected_confusion(g).tn),
+    "true_positives": ("rows", lambda g: expected_confusion(g).tp),
+    "false_positives": ("rows", lambda g: expected_confusion(g).fp),
+    "false_negatives": ("rows", lambda g: expected_confusion(g).fn),
+    "true_negatives": ("rows", lambda g: expected_confusion(g).tn),
 }
 """Unit and function of each metric that needs no costs; the order of every table of estimates."""
 

@@ -114,7 +114,10 @@ def _missing(values: pl.Series) -> int:
 
 
 def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: AlarmPolicy) -> Finding:
-    """Whether the estimated ROC AUC has fallen by no more than the policy's drop below the reference's."""
+    """Whether the estimated ROC AUC has fallen by no more than the policy's drop below the reference's.
+
+    An estimate that says itself that it is not to be trusted (``trusted`` false) answers nothing.
+    """
     check = "estimated_performance_holds"
     known = estimates.filter((pl.col("metric") == "roc_auc") & pl.col("value").is_not_null())
     if known.is_empty():
@@ -125,6 +128,8 @@ def estimate_finding(estimates: pl.DataFrame, reference_auc: float, policy: Alar
     limit = reference_auc - policy.max_auc_drop
     reason = f"estimated ROC AUC {row['value']:.3f}, reference {reference_auc:.3f}, limit {limit:.3f}"
     reason += f"; {row['reason']}" if row["reason"] else ""
+    if row.get("trusted") is False:
+        return unknown(check, f"not to be trusted: {reason}")
     status = Status.failed if row["value"] < limit else Status.passed
     return Finding(check, status, reason, row["value"], limit)
 

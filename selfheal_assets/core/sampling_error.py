@@ -85,7 +85,12 @@ def _cell_errors(groups: ScoreGroups) -> dict[str, float]:
     """Errors of the confusion matrix's counts: binomial."""
     positive, negative = groups.classes()
     hit = groups.flagged
-    counts = {"tp": positive[hit], "fp": negative[hit], "fn": positive[~hit], "tn": negative[~hit]}
+    counts = {
+        "true_positives": positive[hit],
+        "false_positives": negative[hit],
+        "false_negatives": positive[~hit],
+        "true_negatives": negative[~hit],
+    }
     total = groups.total
     return {k: float(np.sqrt(v.sum() * max(1 - v.sum() / total, 0.0))) for k, v in counts.items()}
 

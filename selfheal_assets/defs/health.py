@@ -70,7 +70,9 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         if newest and stores.warehouse.has(LABELLED):
             stores.warehouse.publish("prediction_stats", chunks.prediction_stats(stores.warehouse))
         if newest:
-            stores.warehouse.publish("evidence", evidence)
+            stores.warehouse.publish(
+                "evidence", evidence.select(pl.lit(chunk.start).alias("chunk"), pl.all())
+            )
         facts = {k: ("" if v is None else v) for k, v in row.row(0, named=True).items()}
         return dg.MaterializeResult(
             metadata=facts

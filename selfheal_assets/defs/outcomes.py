@@ -97,9 +97,13 @@ def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
 def _partial(
     stores: Stores, chunk: Chunk, profile: ChampionProfile
 ) -> tuple[pl.DataFrame, PartialAlarm | None]:
-    """Cohorts for people to read, and what all counts since the champion's first chunk say."""
+    """Cohorts for people to read, and what all counts in the champion's books say.
+
+    The books begin ``lookback`` chunks before its first, but after its reference: on those cases it was chosen.
+    """
     monitored, policy = stores.case.monitoring, stores.case.harm_alarms
-    since = shift_chunks(chunk.start, monitored.chunk, 1 - monitored.lookback)
+    looked_back = shift_chunks(chunk.start, monitored.chunk, 1 - monitored.lookback)
+    since = max(looked_back, profile.bundle.reference.end)
     rows = chunks.labelled_predictions(stores.warehouse, since, chunk.end)
     if rows.is_empty():
         return pl.DataFrame(), None

@@ -21,7 +21,8 @@ from selfheal_assets_tests.bench.monitoring_data import CATEGORIES, FEATURES, NU
 NUMBER_METHODS = ["jensen_shannon", "hellinger", "kolmogorov_smirnov", "wasserstein"]
 CATEGORY_METHODS = ["jensen_shannon", "hellinger", "l_infinity", "chi2"]
 METRICS = ["roc_auc", "average_precision", "f1", "precision", "recall", "specificity", "accuracy"]
-CONFUSION = {"true_positive": "tp", "false_positive": "fp", "false_negative": "fn", "true_negative": "tn"}
+CELLS = ("true_positive", "false_positive", "false_negative", "true_negative")
+CONFUSION = {cell: f"{cell}s" for cell in CELLS}
 _CONFIG = {"memory_limit": "300MB", "threads": 2, "preserve_insertion_order": True}
 Stages = dict[str, float]
 

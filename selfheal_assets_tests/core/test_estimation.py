@@ -155,7 +155,7 @@ def test_errors_of_counts_are_for_the_chunks_own_rows():
         dict(backtest(REFERENCE, cover, n, POLICY, COSTS).select("metric", CBPE).iter_rows())
         for n in (10_000, 1_000_000)
     )
-    assert large["tp"] == pytest.approx(100 * small["tp"])
+    assert large["true_positives"] == pytest.approx(100 * small["true_positives"])
     assert large["f1"] == small["f1"]
 
 

@@ -32,7 +32,7 @@ ESTIMATED = table(
 COHORTS = table("partial_label_evidence", {"cohort": FIRST, "rows": 700}, {"cohort": SECOND, "rows": 300})
 ALARM = {
     "evidence": "partial", "status": "FAIL", "statistic": 5.5, "limit": 3.7, "budget": 0.025, "budget_spent": 0.02,
-    "first_chunk": FIRST, "direction": "more", "effect": 1.6, "effect_lower": 1.2, "effect_upper": 2.1,
+    "first_chunk": FIRST, "direction": "more", "effect": 1.6, "effect_lower": 1.25, "effect_upper": 2.0,
     "reason": "more than expected",
 }  # fmt: skip
 ALARMS = table(
@@ -78,7 +78,7 @@ def test_the_partial_stage_is_the_ratio_over_all_cohorts():
     found = evidence_table(ESTIMATED, COHORTS, ALARMS, REALIZED)
     assert rows_of(found, "partial") == [
         {
-            "stage": "partial", "segment": "all", "metric": RATIO, "value": 1.6, "lower": 1.2, "upper": 2.1,
+            "stage": "partial", "segment": "all", "metric": RATIO, "value": 0.625, "lower": 0.5, "upper": 0.8,
             "rows": 1000, "method": "poisson", "status": "FAIL", "reason": "more than expected",
         }
     ]  # fmt: skip
@@ -122,6 +122,13 @@ def test_a_stage_without_evidence_says_so(given, empty):
         blank = {"stage": stage, "segment": "all", "metric": "all", "rows": 0, "status": "INSUFFICIENT_DATA"}
         blank["reason"] = f"nothing is {stage} of this chunk: see the check of its asset"
         assert (told == [blank]) is (stage in empty)
+
+
+def test_nothing_observed_has_no_ratio_and_says_why():
+    nothing = table("harm_alarms", ALARM | {"effect": 0.0, "effect_lower": 0.0, "effect_upper": 0.2})
+    [row] = rows_of(validated("evidence", evidence_table(NONE, COHORTS, nothing, NONE)), "partial")
+    assert (row["lower"], row["reason"]) == (5.0, "more than expected")
+    assert "value" not in row and "upper" not in row
 
 
 def test_an_alarm_without_cohorts_rests_on_no_rows():

@@ -236,7 +236,11 @@ def test_the_table_names_units():
     frame = expected_metrics(groups_of_rows(SCORE, CALIBRATED, FLAGGED), COSTS)
     assert frame.schema == {"metric": pl.String, "value": pl.Float64, "unit": pl.String, "reason": pl.String}
     units = by_name(frame, "unit")
-    assert (units["business_value"], units["tp"], units["log_loss"]) == ("USD per case", "rows", "nats")
+    assert (units["business_value"], units["true_positives"], units["log_loss"]) == (
+        "USD per case",
+        "rows",
+        "nats",
+    )
     assert by_name(frame)["accuracy"] == pytest.approx(2.8 / 4)
 
 
@@ -280,7 +284,7 @@ def test_labelled_rows_give_the_realized_metrics_with_ties():
         "brier": metrics.brier_score(label, score),
         "log_loss": metrics.log_loss(label, score),
         "ks": np.abs(apart[0] - apart[1]).max(),
-        "tp": hits,
+        "true_positives": hits,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-12)
 

@@ -107,6 +107,16 @@ def test_the_estimate_holds_down_to_the_policys_drop_below_the_reference(value, 
     assert found.limit == (None if value is None else pytest.approx(0.75 - 0.05))
 
 
+@pytest.mark.parametrize("value", [0.5, 0.9])
+def test_an_estimate_that_is_not_trusted_answers_nothing(value):
+    doubted = estimate(value, "the estimators disagree").with_columns(trusted=pl.lit(False))
+    found = estimate_finding(doubted, 0.75, POLICY)
+    assert found.status is INSUFFICIENT
+    assert "not to be trusted" in found.reason and found.reason.endswith("the estimators disagree")
+    trusted = doubted.with_columns(trusted=pl.lit(True))
+    assert estimate_finding(trusted, 0.75, POLICY).status is (FAIL if value < 0.7 else PASS)
+
+
 def test_no_estimate_is_unknown():
     assert estimate_finding(estimate(0.7).clear(), 0.75, POLICY).status is INSUFFICIENT
 

@@ -60,7 +60,7 @@ def test_errors_shrink_with_the_root_of_the_rows():
     small, large = (sampling_errors(at_size(groups, n), COSTS, seed=0) for n in (1000, 16_000))
     for name in ("roc_auc", "f1", "precision", "recall", "specificity", "accuracy", "brier", "log_loss"):
         assert large[name] == pytest.approx(small[name] / 4, rel=1e-9), name
-    assert large["tp"] == pytest.approx(small["tp"] * 4, rel=1e-9)
+    assert large["true_positives"] == pytest.approx(small["true_positives"] * 4, rel=1e-9)
     assert large["average_precision"] == pytest.approx(small["average_precision"] / 4, rel=0.2)
 
 

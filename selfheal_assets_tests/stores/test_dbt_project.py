@@ -1,11 +1,15 @@
 """The dbt project's manifest: parsed when it must be, and where it may be written."""
 
 import shutil
+import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import duckdb
 import pytest
 
-from selfheal_assets.stores.dbt_project import DbtFailed, DbtProject
+from selfheal_assets.stores.dbt_project import DbtFailed, DbtProject, _close_when_idle
 
 SHIPPED = Path(__file__).parents[2] / "dbt_project"
 pytestmark = pytest.mark.integration
@@ -55,3 +59,23 @@ def test_a_changed_model_is_parsed_and_a_broken_one_named(parsed):
 def test_a_folder_without_a_project_says_what_to_set(tmp_path):
     with pytest.raises(DbtFailed, match="SELFHEAL_PROJECT"):
         DbtProject(tmp_path, tmp_path / "work", tmp_path / "warehouse.duckdb").manifest()
+
+
+def test_a_connection_is_closed_once_its_last_call_is_over():
+    """On a busy machine dbt's thread may not have returned from its last call when the build has."""
+    connection = duckdb.connect()
+    query = "select sum(a * b) from range(8000) x(a), range(50000) y(b)"
+    slow = threading.Thread(target=lambda: connection.execute(query))
+    slow.start()
+    time.sleep(0.1)  # or the question below would be the call that it meets
+    refused = False
+    while slow.is_alive() and not refused:
+        try:
+            connection.execute("select 1")
+        except duckdb.ResourceInUseException:
+            refused = True
+    assert refused, "the call was over too soon to be met"
+    _close_when_idle(SimpleNamespace(close=connection.close))
+    assert not slow.is_alive()
+    with pytest.raises(duckdb.ConnectionException):
+        connection.execute("select 1")

@@ -25,7 +25,8 @@ pytestmark = pytest.mark.integration
 NUMBER_METHODS = ["jensen_shannon", "hellinger", "kolmogorov_smirnov", "wasserstein"]
 CATEGORY_METHODS = ["jensen_shannon", "hellinger", "l_infinity", "chi2"]
 METRICS = ["f1", "precision", "recall", "specificity", "accuracy"]
-CONFUSION = {"true_positive": "tp", "false_positive": "fp", "false_negative": "fn", "true_negative": "tn"}
+CELLS = ("true_positive", "false_positive", "false_negative", "true_negative")
+CONFUSION = {cell: f"{cell}s" for cell in CELLS}
 
 
 @dataclass

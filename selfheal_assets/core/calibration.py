@@ -60,15 +60,19 @@ def fit_isotonic(score: Array, label: Array, weight: Array | None = None) -> Iso
     Raises:
         CannotCalibrate: one class only, or a score that is not finite.
     """
-    from sklearn.isotonic import IsotonicRegression
+    from sklearn.isotonic import IsotonicRegression, isotonic_regression
 
     _require_both_classes(score, label)
-    order = np.argsort(
-        score, kind="stable"
-    )  # scikit-learn sorts by two keys, which is slow but for sorted scores
-    weight = weight if weight is None else weight[order]
-    fitted = IsotonicRegression(out_of_bounds="clip").fit(score[order], label[order], sample_weight=weight)
-    return IsotonicMap(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+    if weight is not None:
+        fitted = IsotonicRegression(out_of_bounds="clip").fit(score, label, sample_weight=weight)
+        return IsotonicMap(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+    # Without weights the sums of labels are whole numbers, so that grouping the rows first rounds nothing.
+    values, at = np.unique(score, return_inverse=True)
+    rows = np.bincount(at)
+    rising = isotonic_regression(np.bincount(at, label) / rows, sample_weight=rows)
+    moves = np.concatenate([[True], np.diff(rising) != 0, [True]])
+    knots = moves[:-1] | moves[1:]  # the ends of each flat stretch
+    return IsotonicMap(tuple(values[knots].tolist()), tuple(rising[knots].tolist()))
 
 
 def _require_both_classes(score: Array, label: Array) -> None:

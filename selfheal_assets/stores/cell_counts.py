@@ -49,13 +49,41 @@ def outside_columns(
     }
 
 
+def counts_together(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[FeatureProfile], slices: Slices
+) -> dict[str, pl.DataFrame]:
+    """What :func:`count_number` and :func:`count_values` count first, of all columns at once.
+
+    A query has its price, which for a small source is most of what counting costs; a large one is better counted
+    column by column, in less memory.
+    """
+    by_cell = {c.name: _inside_query(source, c, slices, exact=False) for c in columns if is_by_cell(c)}
+    texts = {c.name: _values_query(source, c, slices) for c in columns if not c.numeric}
+    numbers = {c.name: _values_query(source, c, slices) for c in columns if c.numeric and c.by_value}
+    found = {}
+    for queries in (by_cell, texts, numbers):
+        if not queries:
+            continue
+        parts = (f"select {i}::integer col, * from ({query})" for i, query in enumerate(queries.values()))
+        counted = connection.sql(" union all ".join(parts)).pl()
+        by_column = counted.partition_by("col", as_dict=True, include_key=False)
+        nothing = counted.head(0).drop("col")
+        found |= {column: by_column.get((i,), nothing) for i, column in enumerate(queries)}
+    return found
+
+
+def is_by_cell(column: FeatureProfile) -> bool:
+    """Whether a column is counted in the cells of a grid; by value otherwise."""
+    return column.numeric and not column.by_value
+
+
 def count_number(
     connection: duckdb.DuckDBPyConnection,
     source: str,
     column: FeatureProfile,
     slices: Slices,
     outside: bool,
-    large: bool,
+    inside: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Rows of a number by cell of its grid; null is not counted.
 
@@ -65,7 +93,7 @@ def count_number(
         column: the number.
         slices: how to divide the rows.
         outside: whether there may be values outside the reference's range, or NaN.
-        large: whether counting twice costs more than a look at the first rows.
+        inside: the column's part of :func:`counts_together`, if it was asked for.
 
     Returns:
         ``k``, ``segment``; ``place``, one of this module's codes; ``at``, a cell of ``Grid.edges``, −1 below the
@@ -75,12 +103,13 @@ def count_number(
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
-    for exact in (True,) if large and _errs(connection, source, column) else (False, True):
-        counted = connection.sql(_inside_query(source, column, slices, exact)).pl()
-        cells = _cells(counted, column)
-        if cells is not None:
-            break
-    else:
+    if inside is None and not _errs(connection, source, column):
+        inside = connection.sql(_inside_query(source, column, slices, exact=False)).pl()
+    cells = None if inside is None else _cells(inside, column)
+    if inside is None or cells is None:
+        inside = connection.sql(_inside_query(source, column, slices, exact=True)).pl()
+        cells = _cells(inside, column)
+    if cells is None:
         raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
     within = [
         pl.Series("at", cells, dtype=pl.Int32),
@@ -88,8 +117,8 @@ def count_number(
         pl.Series("gap", np.zeros(len(cells))),
     ]
     kept = [*slices.names, "n", "low", "high"]
-    parts = [pl.DataFrame([*(counted[c] for c in kept), *within])]
-    if column.grid is not None and (counted["low"].to_numpy() == column.grid.high).any():
+    parts = [pl.DataFrame([*(inside[c] for c in kept), *within])]
+    if column.grid is not None and (inside["low"].to_numpy() == column.grid.high).any():
         parts = [_merged(parts[0], [*slices.names, "place", "at"])]
     if outside:
         parts.append(connection.sql(_outside_query(source, column, slices)).pl().select(parts[0].columns))
@@ -185,15 +214,15 @@ def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray
 
 
 def count_values(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    column: FeatureProfile,
+    slices: Slices,
+    counted: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
-    kind = "double" if column.numeric else "varchar"  # converted once a value, not once a row
-    counted = connection.sql(
-        f"""select {slices.columns}, v::{kind} "at", count(*) n
-            from (select {slices.select}, {name(column.name)} v from {source})
-            group by {slices.group_by("v")}"""
-    ).pl()
+    if counted is None:
+        counted = connection.sql(_values_query(source, column, slices)).pl()
     at, n, grid = pl.col("at"), pl.col("n"), column.grid
     if not column.numeric or grid is None:
         place = pl.when(at.is_null()).then(MISSING).otherwise(WITHIN)
@@ -205,6 +234,13 @@ def count_values(
         gap = pl.max_horizontal(grid.low - at, at - grid.high) * n
         placed = counted.with_columns(place=place, low=at, high=at, gap=gap)
     return slices.labelled(placed, ["place", "at"], ["n", "gap"])
+
+
+def _values_query(source: str, column: FeatureProfile, slices: Slices) -> str:
+    kind = "double" if column.numeric else "varchar"  # converted once a value, not once a row
+    return f"""select {slices.columns}, v::{kind} "at", count(*) n
+        from (select {slices.select}, {name(column.name)} v from {source})
+        group by {slices.group_by("v")}"""
 
 
 def count_scores(

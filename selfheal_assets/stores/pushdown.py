@@ -100,7 +100,8 @@ def _of_columns(
         else:
             counted = count_values(*counts, first.get(column.name))
         many = "cells" if is_by_cell(column) else "numbers" if column.numeric else "texts"
-        waiting[many].append(counted.select(_COUNTED).with_columns(feature=pl.lit(column.name, feature_type)))
+        feature = pl.Series("feature", [column.name], dtype=feature_type).new_from_index(0, counted.height)
+        waiting[many].append(pl.DataFrame([*(counted[c] for c in _COUNTED), feature]))
         if sum(frame.height for frame in waiting[many]) > _BATCH:
             listed.append(_listed(pl.concat(waiting[many]), many))
             waiting[many] = []

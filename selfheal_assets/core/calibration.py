@@ -63,12 +63,34 @@ def fit_isotonic(score: Array, label: Array, weight: Array | None = None) -> Iso
     from sklearn.isotonic import IsotonicRegression
 
     _require_both_classes(score, label)
-    order = np.argsort(
-        score, kind="stable"
-    )  # scikit-learn sorts by two keys, which is slow but for sorted scores
-    weight = weight if weight is None else weight[order]
-    fitted = IsotonicRegression(out_of_bounds="clip").fit(score[order], label[order], sample_weight=weight)
-    return IsotonicMap(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+    if weight is not None:
+        fitted = IsotonicRegression(out_of_bounds="clip").fit(score, label, sample_weight=weight)
+        return IsotonicMap(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+    return _fit_grouped(_Grouped.of(score, label))
+
+
+@dataclass(frozen=True)
+class _Grouped:
+    """Rows by score: sorted once, for every map that is fitted on them. Whole numbers, so grouping rounds nothing."""
+
+    values: Array
+    at: Array
+    rows: Array
+    positives: Array
+
+    @classmethod
+    def of(cls, score: Array, label: Array) -> Self:
+        values, at = np.unique(score, return_inverse=True)
+        return cls(values, at, np.bincount(at), np.bincount(at, label))
+
+
+def _fit_grouped(grouped: _Grouped) -> IsotonicMap:
+    from sklearn.isotonic import isotonic_regression
+
+    rising = isotonic_regression(grouped.positives / grouped.rows, sample_weight=grouped.rows)
+    moves = np.concatenate([[True], np.diff(rising) != 0, [True]])
+    knots = moves[:-1] | moves[1:]  # the ends of each flat stretch
+    return IsotonicMap(tuple(grouped.values[knots].tolist()), tuple(rising[knots].tolist()))
 
 
 def _require_both_classes(score: Array, label: Array) -> None:
@@ -91,12 +113,13 @@ def needs_calibration(score: Array, label: Array) -> bool:
 
     Source: NannyML 0.13.1, ``calibration.needs_calibration``, splits included: the answers are equal.
     """
+    return _needs_calibration(_Grouped.of(score, label), score, label)
+
+
+def _needs_calibration(grouped: _Grouped, score: Array, label: Array) -> bool:
     from sklearn.isotonic import isotonic_regression
 
-    # Scores are sorted once, for all splits: of a million rows, that is most of the work.
-    values, at = np.unique(score, return_inverse=True)
-    every = np.bincount(at, minlength=len(values))
-    positive = np.bincount(at, label, minlength=len(values))
+    values, at, every, positive = grouped.values, grouped.at, grouped.rows, grouped.positives
     if not 0 < positive.sum() < len(label) or _roc_auc(positive, every - positive) > 0.999:
         return False
     held_out, mapped = [], []
@@ -104,11 +127,12 @@ def needs_calibration(score: Array, label: Array) -> bool:
         rows = every - np.bincount(at[test], minlength=len(values))
         hits = positive - np.bincount(at[test], label[test], minlength=len(values))
         seen = rows > 0
+        known = values[seen]
         fitted = isotonic_regression(hits[seen] / rows[seen], sample_weight=rows[seen])
-        held_out.append(test)
         of_values = np.empty(len(values))
         of_values[seen] = fitted
-        of_values[~seen] = np.interp(values[~seen], values[seen], fitted)
+        of_values[~seen] = np.interp(values[~seen], known, fitted)
+        held_out.append(test)
         mapped.append(of_values[at[test]])
     rows = np.concatenate(held_out)
     raw = _calibration_error(label[rows], score[rows])
@@ -168,4 +192,5 @@ def plain_map(score: Array, label: Array) -> IsotonicMap:
         CannotCalibrate: one class only, or a score that is not finite.
     """
     _require_both_classes(score, label)
-    return fit_isotonic(score, label) if needs_calibration(score, label) else IDENTITY
+    grouped = _Grouped.of(score, label)
+    return _fit_grouped(grouped) if _needs_calibration(grouped, score, label) else IDENTITY

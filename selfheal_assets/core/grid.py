@@ -62,6 +62,18 @@ class Grid:
         return np.searchsorted(np.asarray(edges), self.edges[:-1], side="right") - 1
 
     @cached_property
+    def first_of_fine(self) -> np.ndarray:
+        """The first cell of each fine cell."""
+        return np.searchsorted(self.edges, self.fine_edges[:-1])
+
+    def cell_from(self, edge: np.ndarray, fine: np.ndarray) -> np.ndarray:
+        """The cell whose lower edge is ``edge``, in the fine cell ``fine``."""
+        cells = self.first_of_fine[fine]
+        cut = edge > self.fine_edges[fine]
+        cells[cut] = np.searchsorted(self.edges, edge[cut])
+        return cells
+
+    @cached_property
     def coarse_of(self) -> np.ndarray:
         """The coarse cell of each cell."""
         return self._containing(self.coarse_edges)

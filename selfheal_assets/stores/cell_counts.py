@@ -49,13 +49,52 @@ def outside_columns(
     }
 
 
+def counts_together(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[FeatureProfile], slices: Slices
+) -> dict[str, pl.DataFrame]:
+    """What :func:`count_number` and :func:`count_values` count first, of all columns at once.
+
+    A query has its price, which for a small source is most of what counting costs; a large one is better counted
+    column by column, in less memory.
+    """
+    kinds = (
+        ([c for c in columns if is_by_cell(c)], _CELL_KEYS, _CELL_SUMS),
+        ([c for c in columns if not c.numeric], ('"at"',), "count(*) n"),
+        ([c for c in columns if c.numeric and c.by_value], ('"at"',), "count(*) n"),
+    )
+    found = {}
+    for chosen, keys, sums in kinds:
+        if not chosen:
+            continue
+        rows = [
+            _cell_rows(source, c, slices) if is_by_cell(c) else _value_rows(source, c, slices) for c in chosen
+        ]
+        numbered = " union all ".join(f"select {i}::integer col, * from ({r})" for i, r in enumerate(rows))
+        query = f"""select {slices.columns}, col, {", ".join(keys)}, {sums} from ({numbered})
+            group by {slices.group_by("col", *keys)}"""
+        counted = connection.sql(query).pl()
+        by_column = counted.partition_by("col", as_dict=True, include_key=False)
+        nothing = counted.head(0).drop("col")
+        found |= {c.name: by_column.get((i,), nothing) for i, c in enumerate(chosen)}
+    return found
+
+
+_CELL_KEYS = ("f", "c", "d")
+_CELL_SUMS = "count(*) n, min(x) low, max(x) high"
+
+
+def is_by_cell(column: FeatureProfile) -> bool:
+    """Whether a column is counted in the cells of a grid; by value otherwise."""
+    return column.numeric and not column.by_value
+
+
 def count_number(
     connection: duckdb.DuckDBPyConnection,
     source: str,
     column: FeatureProfile,
     slices: Slices,
     outside: bool,
-    large: bool,
+    inside: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Rows of a number by cell of its grid; null is not counted.
 
@@ -65,7 +104,7 @@ def count_number(
         column: the number.
         slices: how to divide the rows.
         outside: whether there may be values outside the reference's range, or NaN.
-        large: whether counting twice costs more than a look at the first rows.
+        inside: the column's part of :func:`counts_together`, if it was asked for.
 
     Returns:
         ``k``, ``segment``; ``place``, one of this module's codes; ``at``, a cell of ``Grid.edges``, −1 below the
@@ -75,12 +114,13 @@ def count_number(
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
-    for exact in (True,) if large and _errs(connection, source, column) else (False, True):
-        counted = connection.sql(_inside_query(source, column, slices, exact)).pl()
-        cells = _cells(counted, column)
-        if cells is not None:
-            break
-    else:
+    if inside is None and not _errs(connection, source, column):
+        inside = connection.sql(_inside_query(source, column, slices)).pl()
+    cells = None if inside is None else _cells(inside, column)
+    if inside is None or cells is None:
+        inside = connection.sql(_inside_query(source, column, slices, exact=True)).pl()
+        cells = _cells(inside, column)
+    if cells is None:
         raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
     within = [
         pl.Series("at", cells, dtype=pl.Int32),
@@ -88,8 +128,8 @@ def count_number(
         pl.Series("gap", np.zeros(len(cells))),
     ]
     kept = [*slices.names, "n", "low", "high"]
-    parts = [pl.DataFrame([*(counted[c] for c in kept), *within])]
-    if column.grid is not None and (counted["low"].to_numpy() == column.grid.high).any():
+    parts = [pl.DataFrame([*(inside[c] for c in kept), *within])]
+    if column.grid is not None and (inside["low"].to_numpy() == column.grid.high).any():
         parts = [_merged(parts[0], [*slices.names, "place", "at"])]
     if outside:
         parts.append(connection.sql(_outside_query(source, column, slices)).pl().select(parts[0].columns))
@@ -99,7 +139,7 @@ def count_number(
 def _errs(connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile) -> bool:
     """Whether arithmetic errs among the first rows: whole numbers, for instance, lie on edges again and again."""
     first = f"(select {name(column.name)} from {source} limit {_LOOK})"
-    query = _inside_query(first, column, Slices(Profile(()), None), exact=False)
+    query = _inside_query(first, column, Slices(Profile(()), None))
     return _cells(connection.sql(query).pl(), column) is None
 
 
@@ -116,20 +156,23 @@ def _ends(column: FeatureProfile) -> tuple[float, float]:
     return column.grid.low, column.grid.high
 
 
-def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool) -> str:
+def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool = False) -> str:
+    return f"""select {slices.columns}, f, c, d, {_CELL_SUMS} from ({_cell_rows(source, column, slices, exact)})
+        group by {slices.group_by(*_CELL_KEYS)}"""
+
+
+def _cell_rows(source: str, column: FeatureProfile, slices: Slices, exact: bool = False) -> str:
+    """Rows within the range, with their cell of the fine and of the coarse edges, and how many splits lie below."""
     low, high = (number(end) for end in _ends(column))
     grid = column.grid
-    cells, decile, keys = ["0e0", "0e0"], "0", ["f", "c"]
+    cells, decile = ["0e0", "0e0"], "0"
     if grid is not None and not column.is_constant:
         cells = [_cell(grid, n, exact) for n in (grid.fine, grid.coarse)]
-        if grid.splits:
-            decile, keys = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits), ["f", "c", "d"]
+        decile = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits) or "0"
     return f"""
-        select {slices.columns}, f, c, {"d" if "d" in keys else "0 d"}, count(*) n, min(x) low, max(x) high
-        from (select * exclude (x), x, {cells[0]} f, {cells[1]} c, {decile} d
-              from (select {slices.select}, {name(column.name)}::double x from {source})
-              where x between {low} and {high})
-        group by {slices.group_by(*keys)}"""
+        select {slices.columns}, x, {cells[0]} f, {cells[1]} c, {decile} d
+        from (select {slices.select}, {name(column.name)}::double x from {source})
+        where x between {low} and {high}"""
 
 
 def _cell(grid: Grid, cells: int, exact: bool) -> str:
@@ -170,7 +213,7 @@ def _cells(counted: pl.DataFrame, column: FeatureProfile) -> np.ndarray | None:
         return None
     splits = np.concatenate([[-np.inf], grid.splits])
     edge = np.maximum.reduce([grid.fine_edges[f], grid.coarse_edges[c], splits[d]])
-    return np.searchsorted(grid.edges, edge, side="right") - 1
+    return grid.cell_from(edge, f)
 
 
 def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray) -> bool:
@@ -185,15 +228,15 @@ def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray
 
 
 def count_values(
-    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    column: FeatureProfile,
+    slices: Slices,
+    counted: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
-    kind = "double" if column.numeric else "varchar"  # converted once a value, not once a row
-    counted = connection.sql(
-        f"""select {slices.columns}, v::{kind} "at", count(*) n
-            from (select {slices.select}, {name(column.name)} v from {source})
-            group by {slices.group_by("v")}"""
-    ).pl()
+    if counted is None:
+        counted = connection.sql(_values_query(source, column, slices)).pl()
     at, n, grid = pl.col("at"), pl.col("n"), column.grid
     if not column.numeric or grid is None:
         place = pl.when(at.is_null()).then(MISSING).otherwise(WITHIN)
@@ -205,6 +248,18 @@ def count_values(
         gap = pl.max_horizontal(grid.low - at, at - grid.high) * n
         placed = counted.with_columns(place=place, low=at, high=at, gap=gap)
     return slices.labelled(placed, ["place", "at"], ["n", "gap"])
+
+
+def _value_rows(source: str, column: FeatureProfile, slices: Slices) -> str:
+    kind = "double" if column.numeric else "varchar"
+    return f'select {slices.select}, {name(column.name)}::{kind} "at" from {source}'
+
+
+def _values_query(source: str, column: FeatureProfile, slices: Slices) -> str:
+    kind = "double" if column.numeric else "varchar"  # converted once a value, not once a row
+    return f"""select {slices.columns}, v::{kind} "at", count(*) n
+        from (select {slices.select}, {name(column.name)} v from {source})
+        group by {slices.group_by("v")}"""
 
 
 def count_scores(

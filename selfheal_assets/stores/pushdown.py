@@ -25,6 +25,8 @@ from selfheal_assets.stores.cell_counts import (
     count_rows,
     count_scores,
     count_values,
+    counts_together,
+    is_by_cell,
     outside_columns,
 )
 from selfheal_assets.stores.slices import Slices
@@ -76,7 +78,7 @@ def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.Data
     return pl.concat([features, filled], how="diagonal_relaxed")
 
 
-_LARGE = 500_000  # rows of a source from which a look ahead pays
+_LARGE = 500_000  # rows of a source from which columns are counted one by one
 _BATCH = 300_000  # rows of counts: columns are listed together up to here, as each operation has its price
 
 
@@ -84,20 +86,22 @@ def _of_columns(
     connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
 ) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
-    by_cell = [c for c in profile.columns if c.numeric and not c.by_value]
-    outside = outside_columns(connection, source, by_cell)
+    outside = outside_columns(connection, source, [c for c in profile.columns if is_by_cell(c)])
     totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
     large = totals.filter(pl.col("segment") == ALL)["rows"].sum() > _LARGE
+    first = {} if large else counts_together(connection, source, profile.columns, slices)
     feature_type = pl.Enum([c.name for c in profile.columns])
     waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
     listed = []
     for column in profile.columns:
-        if column in by_cell:
-            counted = count_number(connection, source, column, slices, column.name in outside, large)
+        counts = connection, source, column, slices
+        if is_by_cell(column):
+            counted = count_number(*counts, column.name in outside, first.get(column.name))
         else:
-            counted = count_values(connection, source, column, slices)
-        many = "cells" if column in by_cell else "numbers" if column.numeric else "texts"
-        waiting[many].append(counted.select(_COUNTED).with_columns(feature=pl.lit(column.name, feature_type)))
+            counted = count_values(*counts, first.get(column.name))
+        many = "cells" if is_by_cell(column) else "numbers" if column.numeric else "texts"
+        feature = pl.Series("feature", [column.name], dtype=feature_type).new_from_index(0, counted.height)
+        waiting[many].append(pl.DataFrame([*(counted[c] for c in _COUNTED), feature]))
         if sum(frame.height for frame in waiting[many]) > _BATCH:
             listed.append(_listed(pl.concat(waiting[many]), many))
             waiting[many] = []

@@ -22,7 +22,7 @@ from selfheal_assets.core.drift import drift_figures
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.score_table import expected_performance
 from selfheal_assets.settings import ENVIRONMENT
-from selfheal_assets.stores.chunk_tables import load_statistics, store_statistics
+from selfheal_assets.stores.chunk_tables import store_statistics
 from selfheal_assets.stores.pushdown import statistics_of
 from selfheal_assets.stores.reference_profile import fit_profile, scored_labels
 from selfheal_assets_tests.bench import report
@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Compare processor time, memory and figures, then time single chunks."""
     told: dict[str, Any] = {}
-    for rows in [only] if only else SIZES:
+    for rows in [only] if only is not None else SIZES:
         with scratch_folder(folder, "bench-monitoring-") as scratch:
             told[f"{rows:.0e}".replace("+0", "")] = _size(scratch, rows, seed, everybody=True)
     if huge:
@@ -137,7 +137,7 @@ def _single_chunks(folder: Path, seed: int, repetitions: int) -> dict[str, float
             small.append(_one_chunk(connection, profile, part.head(SMALL_CHUNK)))
     few, many, little = (_medians(times) for times in (spent[1], spent[1000], small))
     report.table(
-        "One more chunk: count, store, load, all figures",
+        "One more chunk: count, store, all figures",
         ["rows of the chunk", "rows seen before", "ms", "CPU ms"],
         [(SMALL_CHUNK, 0, *little), (CHUNK, CHUNK, *few), (CHUNK, 1000 * CHUNK, *many)],
     )
@@ -179,13 +179,13 @@ def _renamed(statistics: ChunkStatistics, name: str) -> ChunkStatistics:
 def _one_chunk(
     connection: duckdb.DuckDBPyConnection, profile: Profile, rows: pl.DataFrame
 ) -> tuple[float, float]:
-    """Seconds from rows in a table to every figure, by way of the store: on the wall, of the processor."""
+    """Seconds from rows in a table to every figure, stored counts included: on the wall, of the processor."""
     connection.register("incoming_rows", rows.to_arrow())
     connection.execute("create or replace temp table new_rows as from incoming_rows")
     connection.unregister("incoming_rows")
     started, before = time.perf_counter(), time.process_time()
-    store_statistics(connection, profile, statistics_of(connection, "new_rows", profile, chunk="new"))
-    statistics = load_statistics(connection, profile, ["new"])
+    statistics = statistics_of(connection, "new_rows", profile, chunk="new")
+    store_statistics(connection, profile, statistics)
     drift, expected = drift_figures(profile, statistics), expected_performance(profile, statistics)
     spent = time.perf_counter() - started, time.process_time() - before
     if drift["value"].null_count() == drift.height or {*CONFUSION.values()} - {*expected["metric"]}:

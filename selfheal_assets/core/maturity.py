@@ -48,6 +48,27 @@ def chunks_in_horizon(label: LabelSpec, chunk: ChunkPeriod) -> int:
     return int(np.ceil(label.horizon_months * DAYS_PER_MONTH / _CHUNK_DAYS[chunk] - 1e-9))
 
 
+def aged_cases(rows: pl.DataFrame, probability: np.ndarray) -> pl.DataFrame:
+    """Cases as ``partial_counts`` counts them.
+
+    Args:
+        rows: ``cohort``, ``event_time``, ``recorded_at`` (Datetime; null: no label), ``age_days`` (f64), ``label``.
+        probability: of each row.
+
+    Returns:
+        ``cohort``, ``age_days``, ``probability``, ``positive_age_days`` (null where no positive is known). A label
+        from before its case counts as known at once.
+    """
+    known = (pl.col("recorded_at") - pl.col("event_time")).dt.total_seconds() / 86400.0
+    age = pl.min_horizontal(known.clip(0), pl.col("age_days"))
+    return rows.select(
+        "cohort",
+        pl.col("age_days").cast(pl.Float64),
+        pl.Series("probability", probability),
+        pl.when(pl.col("label") == 1).then(age.fill_null(pl.col("age_days"))).alias("positive_age_days"),
+    )
+
+
 def log_likelihood_ratio(
     champion: np.ndarray, predecessor: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray
 ) -> float:

@@ -9,9 +9,12 @@ from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.density_ratio import Inputs
 from selfheal_assets.core.drift_limits import scatter_limits
 from selfheal_assets.core.encoding import encode
+from selfheal_assets.core.maturity import TimingCurve, aged_cases
+from selfheal_assets.core.partial_counts import hazard_counts
 from selfheal_assets.core.profile import Profile
 from selfheal_assets.core.reference_rows import ReferenceRows
 from selfheal_assets.core.spec import FeatureType
+from selfheal_assets.core.watched_counts import watched_reference
 from selfheal_assets.nannyml_bridge import (
     REFERENCE_CHUNKS,
     DriftJudge,
@@ -19,6 +22,7 @@ from selfheal_assets.nannyml_bridge import (
     fit_drift,
     fit_performance,
 )
+from selfheal_assets.stores import cases
 from selfheal_assets.stores.champion_counts import fit_cells, reference_chunks
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
@@ -62,6 +66,27 @@ class ChampionProfile:
     def cells(self) -> Profile:
         """The reference as counts, in the cells in which chunks are counted."""
         return fit_cells(self.warehouse, self.case, self.reference)
+
+    @cached_property
+    def watched(self) -> pl.DataFrame:
+        """The reference's counts as the drift alarms watch them."""
+        return watched_reference(self.cells)
+
+    @cached_property
+    def timing(self) -> TimingCurve:
+        """When positives become known, as it was known with the reference."""
+        return cases.timing_curve(self.warehouse, self.case, self.bundle.reference.as_of)
+
+    @cached_property
+    def hazards(self) -> pl.DataFrame:
+        """Counts of the reference's cases by age, all of them mature; see ``core.partial_counts``."""
+        window = self.bundle.reference
+        rows = cases.matured_cases(self.warehouse, self.case, window.as_of, window.start, window.end)
+        rows = rows.filter(pl.col("label").is_not_null()).with_columns(
+            cohort=pl.lit(window.start).cast(pl.Datetime("us")), age_days=pl.lit(self.timing.horizon_days)
+        )
+        aged = aged_cases(rows, self.bundle.score(rows))
+        return hazard_counts(aged, self.timing, self.case.harm_alarms)
 
     @cached_property
     def limits(self) -> pl.DataFrame:

@@ -7,18 +7,18 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import attribution, drift_state, monitoring
-from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
+from selfheal_assets.core.chunk_statistics import ALL
 from selfheal_assets.core.drift import DRIFT_SCHEMA, drift_figures
 from selfheal_assets.core.drift_alarms import ALARM_SCHEMA, alarm_finding, alarm_rows
 from selfheal_assets.core.drift_limits import METHOD, with_limits
 from selfheal_assets.core.drift_state import DriftState
 from selfheal_assets.core.monitoring import Status
-from selfheal_assets.core.watched_counts import watched_cells, watched_history, watched_reference
+from selfheal_assets.core.watched_counts import watched_cells, watched_history
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.nannyml_bridge import MULTIVARIATE_METHOD
-from selfheal_assets.stores.champion_counts import count_chunk, counted_until
+from selfheal_assets.stores.champion_counts import count_chunk, counted, counted_until
 from selfheal_assets.stores.chunk_tables import NotCounted
 
 CHECK = "drift_within_limits"
@@ -154,20 +154,8 @@ def _figures(
             ),
             FIGURES,
         )
-    statistics = counted(stores, chunk, profile).of(chunk.key)
+    statistics = counted(stores.warehouse, profile.cells, chunk.key)
     return shaped(with_limits(drift_figures(profile.cells, statistics), profile.limits), FIGURES)
-
-
-def counted(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> ChunkStatistics:
-    """Statistics of the champion's chunks up to this one.
-
-    Raises:
-        NotCounted: this one is not among them.
-    """
-    statistics = counted_until(stores.warehouse, profile.cells, chunk.key)
-    if chunk.key not in statistics.chunks:
-        raise NotCounted(f"{chunk.label} is not counted yet: materialize chunk_statistics first")
-    return statistics
 
 
 def _unjudged(stores: Stores, rows: pl.DataFrame, why: str) -> pl.DataFrame:
@@ -179,9 +167,16 @@ def _unjudged(stores: Stores, rows: pl.DataFrame, why: str) -> pl.DataFrame:
 
 
 def _state(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> DriftState:
-    statistics = counted(stores, chunk, profile)
-    reference = watched_reference(profile.cells)
-    return drift_state.folded(reference, watched_history(profile.cells, statistics), stores.case.drift_alarms)
+    """What is known of the features after the champion's chunks up to this one.
+
+    Raises:
+        NotCounted: this one is not among them.
+    """
+    statistics = counted_until(stores.warehouse, profile.cells, chunk.key)
+    if chunk.key not in statistics.chunks:
+        raise NotCounted(f"{chunk.label} is not counted yet: materialize chunk_statistics first")
+    history = watched_history(profile.cells, statistics)
+    return drift_state.folded(profile.watched, history, stores.case.drift_alarms)
 
 
 def _causes(

@@ -12,10 +12,11 @@ from selfheal_assets.core.reference_rows import CBPE
 from selfheal_assets.core.score_groups import ScoreGroups, groups_of_rows
 from selfheal_assets.core.score_table import expected_performance, score_groups
 from selfheal_assets.defs.champion import ChampionProfile
-from selfheal_assets.defs.drift import counted, shaped
+from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of
 from selfheal_assets.nannyml_bridge import ESTIMATED_METRICS
+from selfheal_assets.stores.champion_counts import counted
 
 CHECK = "estimated_performance_holds"
 SCHEMA = {"segment": pl.String} | ESTIMATE_SCHEMA
@@ -59,7 +60,7 @@ def _estimates(stores: Stores, chunk: Chunk, profile: ChampionProfile, rows: pl.
     policy = stores.case.policy
     if policy.engine == "nannyml":
         return _by_nannyml(profile, rows)
-    statistics = counted(stores, chunk, profile).of(chunk.key)
+    statistics = counted(stores.warehouse, profile.cells, chunk.key)
     cells = profile.cells
     whole = estimate_chunk(
         profile.labelled,

@@ -10,10 +10,8 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core import harm, monitoring, realized
+from selfheal_assets.core import harm, maturity, monitoring, realized
 from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
-from selfheal_assets.core.evidence_policy import HarmAlarms
-from selfheal_assets.core.maturity import TimingCurve, chunks_in_horizon
 from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.core.partial_counts import (
     COHORT_SCHEMA,
@@ -28,7 +26,7 @@ from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import ERROR, GROUP, LABELLED, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of
-from selfheal_assets.stores import cases, chunks
+from selfheal_assets.stores import chunks
 
 PARTIAL, REALIZED = "calibration_holds", "realized_performance_holds"
 _LOSS = "squared error (Brier)"
@@ -107,38 +105,13 @@ def _partial(
     rows = chunks.labelled_predictions(stores.warehouse, since, chunk.end)
     if rows.is_empty():
         return pl.DataFrame(), None
-    scored = _aged(rows, profile.bundle.score(rows))
-    reference, curve = _reference_counts(stores, profile, policy)
+    scored = maturity.aged_cases(rows, profile.bundle.score(rows))
+    reference, curve = profile.hazards, profile.timing
     counts = newest_counts(
         _booked(stores, "hazard_counts", chunk, profile), hazard_counts(scored, curve, policy)
     )
     _book(stores, "hazard_counts", chunk, profile, counts)
     return cohort_rows(scored, curve, profile.positives, policy), partial_alarm(counts, reference, policy)
-
-
-def _aged(rows: pl.DataFrame, probability: np.ndarray) -> pl.DataFrame:
-    """Cases as ``partial_counts`` takes them. A label from before its case counts as known at once."""
-    known = (pl.col("recorded_at") - pl.col("event_time")).dt.total_seconds() / 86400.0
-    age = pl.min_horizontal(known.clip(0), pl.col("age_days"))
-    return rows.select(
-        "cohort",
-        pl.col("age_days").cast(pl.Float64),
-        pl.Series("probability", probability),
-        pl.when(pl.col("label") == 1).then(age.fill_null(pl.col("age_days"))).alias("positive_age_days"),
-    )
-
-
-def _reference_counts(
-    stores: Stores, profile: ChampionProfile, policy: HarmAlarms
-) -> tuple[pl.DataFrame, TimingCurve]:
-    """Counts of the reference's cases, all mature, and the timing curve known with them."""
-    window = profile.bundle.reference
-    curve = cases.timing_curve(stores.warehouse, stores.case, window.as_of)
-    rows = cases.matured_cases(stores.warehouse, stores.case, window.as_of, window.start, window.end)
-    rows = rows.filter(pl.col("label").is_not_null()).with_columns(
-        cohort=pl.lit(window.start).cast(pl.Datetime("us")), age_days=pl.lit(curve.horizon_days)
-    )
-    return hazard_counts(_aged(rows, profile.bundle.score(rows)), curve, policy), curve
 
 
 _BOOKS = {
@@ -178,7 +151,7 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
     """Realized metrics of the cohort that became mature in this chunk, and the champion's finding."""
     case, policy = stores.case, stores.case.policy
     start = shift_chunks(
-        chunk.start, case.monitoring.chunk, -chunks_in_horizon(case.label, case.monitoring.chunk)
+        chunk.start, case.monitoring.chunk, -maturity.chunks_in_horizon(case.label, case.monitoring.chunk)
     )
     end = shift_chunks(start, case.monitoring.chunk, 1)
     rows = chunks.labelled_predictions(stores.warehouse, start, end)

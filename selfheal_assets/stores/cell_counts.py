@@ -115,10 +115,10 @@ def count_number(
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
     if inside is None and not _errs(connection, source, column):
-        inside = connection.sql(_inside_query(source, column, slices)).pl()
+        inside = _fetched(connection, _inside_query(source, column, slices))
     cells = None if inside is None else _cells(inside, column)
     if inside is None or cells is None:
-        inside = connection.sql(_inside_query(source, column, slices, exact=True)).pl()
+        inside = _fetched(connection, _inside_query(source, column, slices, exact=True))
         cells = _cells(inside, column)
     if cells is None:
         raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
@@ -236,7 +236,7 @@ def count_values(
 ) -> pl.DataFrame:
     """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
     if counted is None:
-        counted = connection.sql(_values_query(source, column, slices)).pl()
+        counted = _fetched(connection, _values_query(source, column, slices))
     at, n, grid = pl.col("at"), pl.col("n"), column.grid
     if not column.numeric or grid is None:
         place = pl.when(at.is_null()).then(MISSING).otherwise(WITHIN)
@@ -248,6 +248,10 @@ def count_values(
         gap = pl.max_horizontal(grid.low - at, at - grid.high) * n
         placed = counted.with_columns(place=place, low=at, high=at, gap=gap)
     return slices.labelled(placed, ["place", "at"], ["n", "gap"])
+
+
+def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
+    return connection.sql(query).pl()
 
 
 def _value_rows(source: str, column: FeatureProfile, slices: Slices) -> str:

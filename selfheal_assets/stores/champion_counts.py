@@ -72,9 +72,21 @@ def count_chunk(
     return statistics
 
 
-def counted_until(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistics:
-    """What is stored under this profile of the chunks up to ``name``, in order; chunks' names sort by time."""
+def counted(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistics:
+    """What is stored under this profile of the chunk ``name``.
+
+    Raises:
+        NotCounted: nothing is.
+    """
     with warehouse.write() as connection:
-        return load_statistics(
-            connection, profile, [n for n in stored_chunks(connection, profile) if n <= name]
-        )
+        return load_statistics(connection, profile, [name])
+
+
+def counted_until(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistics:
+    """What is stored under this profile of the features of whole chunks up to ``name``, in order.
+
+    Without segments and scores, which nobody asks of a history. Chunks' names sort by time.
+    """
+    with warehouse.write() as connection:
+        chosen = [n for n in stored_chunks(connection, profile) if n <= name]
+        return load_statistics(connection, profile, chosen, whole=True)

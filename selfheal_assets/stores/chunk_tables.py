@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from selfheal_assets.core.chunk_statistics import FEATURE_SCHEMA, SCORE_SCHEMA, ChunkStatistics, merge
+from selfheal_assets.core.chunk_statistics import ALL, FEATURE_SCHEMA, SCORE_SCHEMA, ChunkStatistics, merge
 from selfheal_assets.core.profile import Profile
 
 _TABLES = {"chunk_statistics": FEATURE_SCHEMA, "chunk_scores": SCORE_SCHEMA}
@@ -67,9 +67,15 @@ def stored_chunks(connection: duckdb.DuckDBPyConnection, profile: Profile) -> li
 
 
 def load_statistics(
-    connection: duckdb.DuckDBPyConnection, profile: Profile, chunks: Sequence[str]
+    connection: duckdb.DuckDBPyConnection, profile: Profile, chunks: Sequence[str], whole: bool = False
 ) -> ChunkStatistics:
     """Stored statistics of these chunks, side by side.
+
+    Args:
+        connection: to the warehouse.
+        profile: under which they are stored.
+        chunks: their names.
+        whole: only the features of all rows, no segments and no scores.
 
     Raises:
         NotCounted: one of them is not stored; an empty chunk is, once it has been counted.
@@ -80,6 +86,8 @@ def load_statistics(
         columns = ", ".join(f'"{c}"' for c in schema)
         chosen = ", ".join("?" * len(chunks)) or "null"
         query = f"select {columns} from {table} where profile = ? and chunk in ({chosen})"
+        if whole:
+            query += f" and segment = '{ALL}'" if schema is FEATURE_SCHEMA else " and false"
         found = (
             connection.sql(query, params=[profile.fingerprint, *chunks])
             .pl()

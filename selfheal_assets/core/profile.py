@@ -6,7 +6,7 @@ than ten thousand rows, whose distinct values it keeps as NannyML does.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -119,6 +119,11 @@ class Profile:
     def segment_labels(self) -> list[str]:
         """``all``, then every segment's values."""
         return [ALL, *(label for s in self.segments for label in s.labels)]
+
+    @property
+    def whole(self) -> "Profile":
+        """The same columns and reference, to be counted in all rows together alone, and without scores."""
+        return replace(self, segments=(), calibration=None)
 
     @cached_property
     def score_cells(self) -> ScoreCells | None:

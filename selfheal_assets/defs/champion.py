@@ -91,8 +91,10 @@ class ChampionProfile:
     @cached_property
     def limits(self) -> pl.DataFrame:
         """How far the reference's own chunks scatter, see ``core.drift_limits``."""
-        parts = reference_chunks(self.warehouse, self.cells, self.reference, REFERENCE_CHUNKS)
-        return scatter_limits(self.cells, parts)
+        cells = self.cells.whole
+        return scatter_limits(
+            cells, reference_chunks(self.warehouse, cells, self.reference, REFERENCE_CHUNKS)
+        )
 
     def inputs(self, rows: pl.DataFrame) -> Inputs:
         """What tells this champion's chunks from its reference: encoded features and ``probability``."""

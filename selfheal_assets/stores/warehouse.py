@@ -227,9 +227,7 @@ def replace_rows(
 def _missing_columns(connection: duckdb.DuckDBPyConnection, table: str) -> list[tuple[str, str]]:
     """Names and types of the columns that ``incoming`` has and ``table`` has not."""
     return connection.execute(
-        """select column_name, column_type from (describe incoming)
-           where column_name not in (
-               select column_name from information_schema.columns
-               where table_schema = 'main' and table_name = ?)""",
+        "select name, type from pragma_table_info('incoming') where name not in "
+        "(select name from pragma_table_info(?))",
         [table],
     ).fetchall()

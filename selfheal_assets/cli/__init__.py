@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ from selfheal_assets.cli import data, decisions, keys
 from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 from selfheal_assets.stores.segments import Durability
+
+if TYPE_CHECKING:
+    from selfheal_assets.replay import Replay
 
 app = typer.Typer(
     help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
@@ -100,24 +103,14 @@ def _replay(settings: Settings, until: datetime | None) -> None:
         run = replaying.Replay(settings, instance)
         stack.enter_context(run.stores.warehouse.kept_open())
         left = [c for c in run.chunks(until) if c not in run.finished()]
-        changed, summary_path = run.changed_since(), settings.published / "replay.json"
-        if not left and not changed and summary_path.exists():
+        summary_path = settings.published / "replay.json"
+        if not left and not run.changed_since() and summary_path.exists():
             typer.echo(
                 f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew."
             )
             typer.echo(summary_path.read_text(encoding="utf-8").strip())
             return
-        if old := [c for c in changed if not c.is_shown_only]:
-            if not left:
-                raise replaying.ReplayFailed(
-                    f"the use case changed since this was replayed ({replaying.listed(old)}), so its figures are not "
-                    "those of the use case as it is now. --fresh starts anew"
-                )
-            typer.echo(
-                f"The use case changed since the last leg ({replaying.listed(old)}): this applies from here on, the "
-                f"{len(run.finished())} chunks lived through stay as they were. --fresh starts anew.",
-                err=True,
-            )
+        _tell_changes(run, bool(left))
         typer.echo(header_line(settings.case.title, len(left)), err=True)
         for number, of, outcome in run.run(until):
             typer.echo(chunk_line(number, of, outcome, time.perf_counter() - started), err=True)
@@ -127,6 +120,24 @@ def _replay(settings: Settings, until: datetime | None) -> None:
     for line in summary_lines(result.summary, result.report, settings.case):
         typer.echo(line)
     typer.echo(json.dumps(result.summary))
+
+
+def _tell_changes(run: "Replay", goes_on: bool) -> None:
+    """Say what the use case changed since the last leg; figures of an ended replay would not be its own."""
+    from selfheal_assets.replay import ReplayFailed, listed
+
+    changes = [c for c in run.changed_since() if not c.is_shown_only]
+    if changes and not goes_on:
+        raise ReplayFailed(
+            f"the use case changed since this was replayed ({listed(changes)}), so its figures are not those of the "
+            "use case as it is now. --fresh starts anew"
+        )
+    if changes:
+        typer.echo(
+            f"The use case changed since the last leg ({listed(changes)}): this applies from here on, the "
+            f"{len(run.finished())} chunks lived through stay as they were. --fresh starts anew.",
+            err=True,
+        )
 
 
 @app.command()

@@ -14,7 +14,7 @@ UNSEEN = "{}: category '{}' was not seen in training and is treated as missing"
 
 
 class Told(msgspec.Struct, gc=False):
-    """One case's answer; a batch of a thousand is made and encoded in a sixth of the time that dicts take."""
+    """One case's answer. No dict: Python's collector, woken by a batch of them, would take longer than scoring."""
 
     prediction_id: str
     entity_id: str

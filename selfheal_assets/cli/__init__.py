@@ -36,6 +36,7 @@ app.add_typer(decisions.app, name="decisions")
 app.add_typer(decisions.audit, name="audit")
 app.command("asof")(decisions.asof)
 app.command("status")(status.status)
+app.command("notify")(status.notify)
 
 
 def main() -> None:

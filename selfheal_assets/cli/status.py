@@ -1,4 +1,4 @@
-"""``selfheal status``: how the use case stands, on one screen, from what the loop has published."""
+"""``selfheal status`` and ``selfheal notify``: how the use case stands, and telling people of it."""
 
 import json
 from dataclasses import asdict
@@ -43,3 +43,28 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="For programs.")
     else:
         show(standing_text(standing, case, health, evidence, decisions, labels))
     raise typer.Exit(int(standing.state))
+
+
+def notify(
+    test: Annotated[bool, typer.Option("--test", help="Send a message that says it is a test.")] = False,
+) -> None:
+    """Send decisions and alarms that are new, and again what could not be delivered.
+
+    The sensor tell_people does so every half minute; use this to try the channels, or from cron without a daemon.
+    SELFHEAL_NOTIFY_WEBHOOK takes any URL (JSON), SELFHEAL_NOTIFY_SLACK an incoming webhook of Slack,
+    SELFHEAL_NOTIFY_EMAIL an address, by SELFHEAL_SMTP_URL. Exit code 2 if no channel is named.
+    """
+    from selfheal_assets.core.notification import Notification
+    from selfheal_assets.stores.notifications import NO_CHANNEL, tell
+
+    settings = read_settings()
+    name, now = settings.case.name, settings.wall_clock()
+    trial = (
+        Notification("alarm", "info", f"{name}: a test", "selfheal notify --test", now, name, {})
+        if test
+        else None
+    )
+    done = tell(settings, trial)
+    typer.echo(done, err=True)
+    if done == NO_CHANNEL:
+        raise typer.Exit(2)

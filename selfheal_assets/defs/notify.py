@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from selfheal_assets.defs.resources import StoresParam
 from selfheal_assets.stores.notifications import tell
 
 
@@ -12,11 +13,10 @@ def build_notify_sensor() -> dg.SensorDefinition:
         name="tell_people",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={"stores"},
         description="Sends decisions and alarms to the webhook, Slack or e-mail that SELFHEAL_NOTIFY_* name, and "
         "again what could not be delivered. It starts no run, so a receiver that is away keeps nothing waiting.",
     )
-    def tell_people(context: dg.SensorEvaluationContext):
-        return dg.SkipReason(tell(context.resources.stores.settings))
+    def tell_people(stores: StoresParam):
+        return dg.SkipReason(tell(stores.settings))
 
     return tell_people

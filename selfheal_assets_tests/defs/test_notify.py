@@ -9,8 +9,7 @@ from selfheal_assets.settings import Settings
 
 def tick(settings: Settings) -> dg.SkipReason:
     sensor = build_notify_sensor()
-    with dg.build_sensor_context(resources={"stores": Stores(settings)}) as context:
-        answer = sensor(context)
+    answer = sensor(stores=Stores(settings))
     assert isinstance(answer, dg.SkipReason)
     return answer
 

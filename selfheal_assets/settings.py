@@ -172,6 +172,12 @@ class Settings(BaseSettings):
             },
         )
 
+    @property
+    def use_case_folder(self) -> Path | None:
+        """Where the use case's file is, unless it is one of those that are shipped."""
+        path = Path(self.use_case)
+        return path.parent if path.suffix in (".yaml", ".yml") else None
+
     @cached_property
     def root(self) -> Path:
         """Folder that holds everything this use case's runs write."""

@@ -74,13 +74,14 @@ def read_cases(case: UseCase, settings: Settings) -> Cases:
 
 
 def source_path(case: UseCase, settings: Settings) -> Path:
-    """The first of the source's files that exists.
+    """The first of the source's files that exists: beside a use case's own file, then in the project.
 
     Raises:
         SourceError: none does; names the paths and says where to get the file.
     """
     paths = case.source.full_paths if settings.full and case.source.full_paths else case.source.paths
-    tried = [settings.project / p for p in paths]
+    folders = [settings.use_case_folder, settings.project]
+    tried = [folder.resolve() / p for p in paths for folder in folders if folder]
     found = next((p for p in tried if p.is_file()), None)
     if found is None:
         looked = "\n".join(f"  {p}" for p in tried)

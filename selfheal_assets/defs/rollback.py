@@ -12,7 +12,7 @@ from selfheal_assets.core.rollback import RollbackEvidence, in_probation, judge_
 from selfheal_assets.defs.monitor import LABELLED
 from selfheal_assets.defs.promote import GROUP, champion_metadata, follow_ledger
 from selfheal_assets.defs.resources import Context, Stores, StoresParam, chunk_of
-from selfheal_assets.serving.scoring import Model, made_ready
+from selfheal_assets.serving.models import Model, made_ready
 from selfheal_assets.stores import cases, champion_failures, chunks, decision_ledger, promotion
 from selfheal_assets.stores.champion_failures import ChampionFailure, Kind
 from selfheal_assets.stores.model_registry import PREDECESSOR, QUARANTINED
@@ -80,19 +80,21 @@ def _settled(stores: Stores, failure: ChampionFailure) -> str:
     predecessor = way_back(stores, version)
     if isinstance(predecessor, str):
         return f"version {version} failed ({failure.reason}): {predecessor}"
-    if failure.kind is Kind.does_not_load and not loading_problem(stores, version):
-        return (
-            f"a service cannot load version {version} ({failure.reason}), but it loads here: mend the service, see "
-            "its log"
-        )
-    told = {
-        "kind": failure.kind.value,
-        "reported_at": failure.at.isoformat(),
-        "fingerprint": failure.fingerprint,
-    }
+    if failure.kind is Kind.does_not_load and (doubt := _doubt(stores, version, predecessor)):
+        return f"a service cannot load version {version} ({failure.reason}), {doubt}"
+    told = {"kind": failure.kind.value, "reported_at": failure.at.isoformat()}
     number = roll_back(stores, stores.settings.now(), version, predecessor, failure.reason, told)
     champion_failures.settle(folder, version)
     return f"decision {number}: version {version} is taken back: {failure.reason}"
+
+
+def _doubt(stores: Stores, version: int, predecessor: int) -> str:
+    """Why a version that a service cannot load need not be at fault; empty where it is."""
+    if not loading_problem(stores, version):
+        return "but it loads here: mend the service, its log says what it lacks"
+    if problem := loading_problem(stores, predecessor):
+        return f"but version {predecessor} before it cannot be loaded either ({problem}): mend the registry"
+    return ""
 
 
 def loading_problem(stores: Stores, version: int) -> str:

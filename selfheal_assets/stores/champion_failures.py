@@ -24,10 +24,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class ChampionFailure:
-    """A version that failed technically: its fingerprint, what failed, in words, and when (naive UTC)."""
+    """A version that failed technically: what failed, in words, and when (naive UTC)."""
 
     version: int
-    fingerprint: str
     kind: Kind
     reason: str
     at: datetime

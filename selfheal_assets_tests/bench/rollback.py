@@ -1,11 +1,11 @@
-"""`make bench-rollback`: how often is a champion taken back that is no worse than its predecessor, and how soon a bad one?
+"""`make bench-rollback`: how often is an equally good champion taken back, and how soon a bad one?
 
-Real loans of 2006 and 2007, with the days on which their defaults became known. Two models learn from two halves of the
-loans known at the start of 2006, so both are equally good, and both expect far too few defaults of what comes. In each
-simulated probation loans are drawn with replacement, and a coin decides for each whose score is the champion's: no
-more equal pair can be had. Every 30 days the same loans are looked at again as they age. Then the same with a champion
-whose scores are those of other loans. Beside it the plain rule: the likelihood ratio of predecessor against champion
-reaches 1/alpha.
+Real loans of 2006 and 2007, with the days on which their defaults became known. Two models learn from two halves of
+the older loans, those that are mature at the start of 2009, so both are equally good, and both are wrong about what
+comes. In each simulated probation loans are drawn with replacement, and a coin decides for each whose score is the
+champion's: no more equal pair can be had. Every two months of two years the same loans are looked at again as they
+age. Then the same with a champion whose scores are those of other loans. Beside it the plain rule: the likelihood
+ratio of the predecessor against the champion reaches 1/alpha.
 """
 
 from datetime import datetime
@@ -20,22 +20,23 @@ from selfheal_assets.core.maturity import DAYS_PER_MONTH, TimingCurve, fit_timin
 from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.policies import RollbackPolicy
 from selfheal_assets.core.rollback import judge_promotion
-from selfheal_assets.core.training import Candidate, fit_bundle, plan_training
+from selfheal_assets.core.training import Candidate, TrainingPlan, fit_bundle
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.sources import Cases, read_cases
 from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.installation import settings_in
 from selfheal_assets_tests.toy import PROJECT
 
-TRAINED, UNTIL = datetime(2006, 1, 1), datetime(2008, 1, 1)
-PROBATION, LOOK_EVERY = 365, 30  # days
+TRAINED = datetime(2009, 1, 1)
+SINCE, UNTIL = datetime(2006, 1, 1), datetime(2008, 1, 1)
+PROBATION, LOOK_EVERY = 730, 61  # days: in the first year hardly a default of these loans becomes known
 POLICY = RollbackPolicy()
 
 
 def main(
     simulations: Annotated[int, typer.Option(min=1, help="Probations of an equally good champion.")] = 1000,
     bad: Annotated[int, typer.Option(min=1, help="Probations of a bad one.")] = 100,
-    loans: Annotated[int, typer.Option(min=100, help="Loans in the year of a probation.")] = 4000,
+    loans: Annotated[int, typer.Option(min=100, help="Loans in the two years of a probation.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the drawing.")] = 7,
 ) -> None:
     """Live through probations."""
@@ -56,7 +57,7 @@ def main(
             hit = [d for d in at if d is not None]
             rows.append((f"{name}, {rule}", len(days), len(hit), len(hit) / len(days), report.median(hit)))
     report.table(
-        f"A year's probation on {loans:,} loans, looked at every {LOOK_EVERY} days",
+        f"Two years of probation on {loans:,} loans, looked at every {LOOK_EVERY} days",
         ["champion, rule", "probations", "taken back", "share", "median day"],
         rows,
     )
@@ -82,7 +83,7 @@ def _pool(settings: Settings, cases: Cases) -> tuple[pl.DataFrame, TimingCurve]:
     known = cases.labels.filter(pl.col("recorded_at") < TRAINED).select("entity_id", "label", "recorded_at")
     rows = cases.frame.join(known, on="entity_id").sort("event_time", "entity_id")
     mature = rows.filter(pl.col("event_time") < add_months(TRAINED, -case.label.horizon_months))
-    loans = cases.frame.filter((pl.col("event_time") >= TRAINED) & (pl.col("event_time") < UNTIL))
+    loans = cases.frame.filter((pl.col("event_time") >= SINCE) & (pl.col("event_time") < UNTIL))
     halves = [_model(settings, cases, mature.filter(pl.int_range(pl.len()) % 2 == n)) for n in range(2)]
     positives = cases.labels.filter(pl.col("label") == 1).select("entity_id", "recorded_at")
     turned = (pl.col("recorded_at") - pl.col("event_time")).dt.total_seconds() / 86400
@@ -98,7 +99,7 @@ def _pool(settings: Settings, cases: Cases) -> tuple[pl.DataFrame, TimingCurve]:
 
 def _model(settings: Settings, cases: Cases, rows: pl.DataFrame) -> Bundle:
     case = settings.case
-    plan = plan_training(TRAINED, case.label, case.training, None, case.reference)
+    plan = TrainingPlan(TRAINED, validate_from=SINCE, evaluate_from=SINCE, evaluate_until=SINCE)
     everything = Candidate("full_history", rows["event_time"][0])
     return fit_bundle(rows, everything, plan, case.features, case.training, case.name, cases.fingerprint)
 

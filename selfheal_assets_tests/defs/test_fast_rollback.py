@@ -64,15 +64,20 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    stores = Stores(settings_in(folder))
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Nobody serves it yet."""
+    stores = Stores(settings_in(tmp_path_factory.mktemp("served")))
     with dg.DagsterInstance.ephemeral() as instance:
         found = Served(stores, instance, "")
         found.promoted(fit(stores.case, 1))
-        with serving(stores.settings, folder) as server:
-            found.url = server.url
-            yield found
+        yield found
+
+
+@pytest.fixture(scope="module")
+def served(planted: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(planted.stores.settings, tmp_path_factory.mktemp("log")) as server:
+        planted.url = server.url
+        yield planted
 
 
 @pytest.fixture(scope="module")
@@ -114,35 +119,35 @@ def test_a_champion_that_fails_is_taken_back_within_ten_seconds(served: Served, 
     assert isinstance(served.tick(), dg.SkipReason), "nothing is left to do"
 
 
-def test_what_only_a_service_cannot_load_is_not_taken_back(served: Served):
-    good = served.promoted(fit(served.stores.case, 3))
-    folder = served.stores.settings.champion_failures
-    told = ChampionFailure(good, Kind.does_not_load, "its disk is full", served.stores.settings.now())
+def test_what_only_a_service_cannot_load_is_not_taken_back(planted: Served):
+    good = planted.promoted(fit(planted.stores.case, 3))
+    folder = planted.stores.settings.champion_failures
+    told = ChampionFailure(good, Kind.does_not_load, "its disk is full", planted.stores.settings.now())
     champion_failures.report(folder, told)
-    result = served.tick()
+    result = planted.tick()
     assert isinstance(result, dg.SkipReason)
     assert "but it loads here: mend the service" in str(result.skip_message)
-    assert served.registry.champion() == good
+    assert planted.registry.champion() == good
     champion_failures.settle(folder, good)
 
 
-def test_the_guard_finishes_what_was_cut_off(served: Served):
-    champion, settings = served.registry.champion(), served.stores.settings
-    version = register(served.registry, settings, fit(served.stores.case, 4))
+def test_the_guard_finishes_what_was_cut_off(planted: Served):
+    champion, settings = planted.registry.champion(), planted.stores.settings
+    version = register(planted.registry, settings, fit(planted.stores.case, 4))
     cut_off = Decision(Action.promote, settings.now(), "planted", champion, version, {}, {})
-    decision_ledger.record(served.stores.warehouse, cut_off)
-    assert served.registry.champion() == champion
-    served.tick()
-    assert served.registry.champion() == version
+    decision_ledger.record(planted.stores.warehouse, cut_off)
+    assert planted.registry.champion() == champion
+    planted.tick()
+    assert planted.registry.champion() == version
 
 
-def test_a_bundle_is_one_version_that_pyfunc_loads_and_whose_signature_refuses(served: Served):
+def test_a_bundle_is_one_version_that_pyfunc_loads_and_whose_signature_refuses(planted: Served):
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(served.stores.settings.tracking_uri)
-    bundle = served.registry.load(1)
-    model = mlflow.pyfunc.load_model(f"models:/{served.registry.model}/1")
+    mlflow.set_tracking_uri(planted.stores.settings.tracking_uri)
+    bundle = planted.registry.load(1)
+    model = mlflow.pyfunc.load_model(f"models:/{planted.registry.model}/1")
     rows = generate(50, 8)
     frame = rows.select([f.name for f in bundle.features]).to_pandas()
     given = pl.from_pandas(model.predict(frame))["probability"]

@@ -153,6 +153,7 @@ def build_rollback_assets(partitions: dg.PartitionsDefinition) -> list[dg.Assets
 
 def build_champion_guard() -> dg.SensorDefinition:
     """The sensor that needs no chunk: it finishes what a killed promoter left, and takes back what fails."""
+    kept: list[Stores] = []
 
     @dg.sensor(
         name="keep_champion_sound",
@@ -161,10 +162,15 @@ def build_champion_guard() -> dg.SensorDefinition:
         description="Finishes promotions that were cut off; takes back a champion that a service reports as failing.",
     )
     def keep_champion_sound(context: dg.SensorEvaluationContext, stores: StoresParam):
-        quick = Stores(stores.settings.model_copy(update={"lock_timeout_s": GUARD_PATIENCE_S}))
+        if not kept:  # opened once, not every five seconds
+            kept.append(Stores(stores.settings.model_copy(update={"lock_timeout_s": GUARD_PATIENCE_S})))
+        [quick] = kept
         try:
-            before = promotion.newest_verdict(quick.warehouse)  # opening it finishes what was cut off
-            told = settle_failures(quick)
+            before = promotion.newest_verdict(quick.warehouse)
+            told = [
+                *filter(None, [promotion.recover(quick.warehouse, quick.registry)]),
+                *settle_failures(quick),
+            ]
         except WarehouseBusy as busy:
             return dg.SkipReason(f"{busy}; tried again in seconds")
         after = promotion.newest_verdict(quick.warehouse)

@@ -139,6 +139,10 @@ bench-estimators: $(STAMP) ## Hold estimates without labels against the labels, 
 bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and by matured ones (minutes; ARGS=--full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
 
+.PHONY: bench-rollback
+bench-rollback: $(STAMP) ## Live through 1,000 probations of an equally good champion, and some of a bad one (minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.rollback $(ARGS)
+
 # Other tools that a benchmark measures beside this one; the product does not need them.
 PEERS := $(VENV)/.peers
 

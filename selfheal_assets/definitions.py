@@ -19,7 +19,7 @@ from selfheal_assets.defs.promote import production_model, promotion_decision
 from selfheal_assets.defs.reference import applications, reference_data
 from selfheal_assets.defs.resources import Stores, chunk_partitions
 from selfheal_assets.defs.retrain import shadow_evaluation, shadow_models, training_set
-from selfheal_assets.defs.rollback import build_rollback_assets
+from selfheal_assets.defs.rollback import build_champion_guard, build_rollback_assets
 from selfheal_assets.settings import Settings, prepare_environment
 
 ONE_CHUNK_A_RUN = dg.BackfillPolicy.multi_run(1)  # each chunk stands at its own time
@@ -59,7 +59,7 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
         ],
         jobs=jobs,
         schedules=automation.build_schedules(jobs, case, partitions),
-        sensors=[*automation.build_sensors(jobs, case), build_notify_sensor()],
+        sensors=[*automation.build_sensors(jobs, case), build_champion_guard(), build_notify_sensor()],
         resources={"stores": stores or Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
         executor=dg.in_process_executor,
     )

@@ -4,6 +4,7 @@ Where things are, which use case runs, and the overrides that operators know. Wh
 limits apply belongs to the use case.
 """
 
+import getpass
 import os
 import shutil
 from datetime import UTC, datetime
@@ -223,6 +224,11 @@ class Settings(BaseSettings):
         return self.root / "labels"
 
     @property
+    def champion_failures(self) -> Path:
+        """What services found wrong with a champion that they took up; the loop reads it."""
+        return self.root / "champion_failures"
+
+    @property
     def reports(self) -> Path:
         """HTML reports."""
         return self.root / "reports"
@@ -251,6 +257,14 @@ class Settings(BaseSettings):
     def wall_clock() -> datetime:
         """The time it is, naive UTC."""
         return datetime.now(UTC).replace(tzinfo=None)
+
+    @property
+    def user(self) -> str:
+        """Who acts: the account that this process runs under."""
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # an account without a name, as in a container
+            return f"uid {os.getuid()}"
 
     def now(self) -> datetime:
         """The time that decisions are taken at, naive UTC.

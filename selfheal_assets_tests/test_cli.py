@@ -17,7 +17,23 @@ from selfheal_assets_tests.conftest import Lived, selfheal
 pytestmark = pytest.mark.integration
 
 OPTIONS = {
-    (): {"replay", "serve", "score", "dev", "data", "keys", "decisions", "audit", "asof"},
+    (): {
+        "replay",
+        "serve",
+        "score",
+        "dev",
+        "data",
+        "keys",
+        "decisions",
+        "audit",
+        "asof",
+        "rollback",
+        "pending",
+        "approve",
+    },
+    ("rollback",): {"--to", "--reason", "--quarantine-rows", "--yes", "--json"},
+    ("pending",): {"--json"},
+    ("approve",): {"ID", "--by", "--json"},
     ("decisions",): {"show", "--json"},
     ("decisions", "show"): {"ID", "--json"},
     ("audit", "verify"): {"--last", "--json"},

@@ -13,6 +13,7 @@ class Action(StrEnum):
     """What the loop may decide; each is recorded, 'no' included."""
 
     promote = "PROMOTE"
+    pending = "PENDING"
     reject = "REJECT"
     inconclusive = "INCONCLUSIVE"
     roll_back = "ROLL_BACK"

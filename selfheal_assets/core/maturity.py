@@ -69,17 +69,16 @@ def aged_cases(rows: pl.DataFrame, probability: np.ndarray) -> pl.DataFrame:
     )
 
 
-def log_likelihood_ratio(
+def log_likelihood_ratios(
     champion: np.ndarray, predecessor: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray
-) -> float:
-    """log of P(outcomes so far | predecessor) / P(... | champion), in nats.
+) -> np.ndarray:
+    """log of P(outcome so far | predecessor) / P(... | champion) of each case, in nats, shape (cases,).
 
     A case that turned positive contributes p (the timing density is common to both and cancels), one that did
-    not contributes 1 - p * F(age). As time goes on this is a likelihood ratio on a growing filtration, hence a
-    non-negative martingale if the champion's probabilities are right: by Ville's inequality it ever exceeds
-    1/alpha with probability at most alpha, however often it is looked at.
+    not contributes 1 - p * F(age). With all cases judged at one age this is the difference of the two models' log
+    scores of 'positive by that age', a proper score.
     """
     a, b = (np.clip(p, 1e-6, 1 - 1e-6) for p in (champion, predecessor))
     event = np.log(b / a)
     survival = np.log1p(-b * due) - np.log1p(-a * due)
-    return float(np.sum(np.where(positive_so_far == 1, event, survival)))
+    return np.where(positive_so_far == 1, event, survival)

@@ -42,7 +42,8 @@ class GatePolicy(Spec):
     """Limits that a challenger must meet before it replaces the champion. All must hold.
 
     ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
-    positives are so rare that F1 has no power.
+    positives are so rare that F1 has no power. ``approval``: a challenger that passes waits, for at most
+    ``approval_days``, until somebody other than who asked for it approves it.
     """
 
     primary_metric: Literal["f1", "roc_auc"] = "f1"
@@ -60,19 +61,55 @@ class GatePolicy(Spec):
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
     max_latency_ms: Annotated[float, Field(gt=0)] = 50.0
     max_size_mb: Annotated[float, Field(gt=0)] = 50.0
+    approval: bool = False
+    approval_days: Annotated[Days, Field(ge=1)] = 14
 
 
 class AlarmPolicy(Spec):
     """What a chunk must have to be judged at all, and how far ROC AUC may fall below the reference's.
 
-    ``min_rows`` predictions or labels, ``min_positives`` of each class where labels matter. ``rollback_alpha``: the
-    chance of ever taking a promotion falsely back.
+    ``min_rows`` predictions or labels, ``min_positives`` of each class where labels matter.
     """
 
     min_rows: Annotated[int, Field(ge=1)] = 200
     min_positives: Annotated[int, Field(ge=1)] = 20
     max_auc_drop: Annotated[float, Field(gt=0)] = 0.05
-    rollback_alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+
+
+class RollbackPolicy(Spec):
+    """When a promotion is taken back during ``probation_days``.
+
+    By evidence: ``alpha`` is the chance of ever taking back a champion that is no worse than its predecessor, over
+    all looks; ``ranking_share`` of it is spent on the ranking, the rest on the likelihood, in which each case is
+    judged once at each age of ``ages_days``, and at the horizon. ``largest_ratio``: no case speaks for one model more
+    strongly than by this likelihood ratio. ``bets``: the shares of the wealth that are put on each case, all of them
+    tried side by side.
+
+    At once: of ``min_scores`` scores or more, a share above ``max_equal_share`` is one value, while the predecessor
+    tells the same cases apart; or the median time to score, over ``min_timings`` calls, is above
+    ``gates.max_latency_ms``.
+    """
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    ranking_share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    ages_days: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (60, 180)
+    largest_ratio: Annotated[float, Field(gt=1, le=1000)] = 4.0
+    bets: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (
+        0.1,
+        0.25,
+        0.5,
+        0.9,
+    )
+    max_equal_share: Annotated[float, Field(gt=0.5, le=1)] = 0.99
+    min_scores: Annotated[int, Field(ge=2)] = 200
+    min_timings: Annotated[int, Field(ge=1)] = 20
+
+    @field_validator("ages_days", "bets")
+    @classmethod
+    def _ascend(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if list(values) != sorted(set(values)):
+            raise ValueError(f"{list(values)} must ascend, each value once")
+        return values
 
 
 class RealizedFigures(Spec):
@@ -140,6 +177,7 @@ class Policy(Spec):
     costs: Costs | None = None
     gates: GatePolicy = GatePolicy()
     alarms: AlarmPolicy = AlarmPolicy()
+    rollback: RollbackPolicy = RollbackPolicy()
     drift: DriftAlarms = DriftAlarms()
     drift_figures: DriftFigures = DriftFigures()
     attribution: Attribution = Attribution()

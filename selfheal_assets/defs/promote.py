@@ -1,6 +1,7 @@
 """Decide: gates over the evidence, one recorded decision, and the alias that follows the ledger."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -12,14 +13,16 @@ from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action, Decision, decide
 from selfheal_assets.core.policies import GatePolicy
 from selfheal_assets.defs.resources import (
+    WINDOW_TAG,
     Context,
     Stores,
     StoresParam,
     table_metadata,
 )
 from selfheal_assets.defs.retrain import challenger_of
-from selfheal_assets.stores import cases, decision_ledger
-from selfheal_assets.stores.model_registry import QUARANTINED
+from selfheal_assets.stores import cases, decision_ledger, promotion
+from selfheal_assets.stores.approvals import LOOP, REQUESTED_BY
+from selfheal_assets.stores.model_registry import PREDECESSOR, QUARANTINED
 
 GROUP = "decide"
 
@@ -116,21 +119,34 @@ def _repeats(decision: Decision, last: dict[str, Any]) -> bool:
     return known == ours
 
 
+def _recorded(stores: Stores, decision: Decision, asked_by: str) -> tuple[int, Decision]:
+    """Record the decision; a promotion that must be approved first is recorded as PENDING, with who asked for it."""
+    if decision.action is not Action.promote:
+        return decision_ledger.record(stores.warehouse, decision), decision
+    if not stores.case.policy.gates.approval:
+        return promotion.record(stores.warehouse, decision), decision
+    asked = decision.evidence | {REQUESTED_BY: asked_by}
+    waiting = replace(decision, action=Action.pending, evidence=asked)
+    return decision_ledger.record(stores.warehouse, waiting), waiting
+
+
 @dg.asset(group_name=GROUP, kinds={"duckdb"}, deps=["shadow_evaluation"])
 def promotion_decision(context: Context, stores: StoresParam) -> dg.MaterializeResult:
     """Every gate's answer and what follows from it: PROMOTE, REJECT or INCONCLUSIVE, recorded with evidence.
 
-    A rerun over the same challenger, champion, data and policy records nothing new.
+    A rerun over the same challenger, champion, data and policy records nothing new. Where the policy asks for
+    approval, PENDING stands in place of PROMOTE.
     """
     version, challenger = challenger_of(stores)
-    champion = stores.registry.champion()
+    champion = follow_ledger(stores)[1]
     decision, results = decision_of(stores, version, challenger, champion, stores.case.policy.gates)
     last = decision_ledger.latest(stores.warehouse)
     repeated = last is not None and _repeats(decision, last)
     if last and repeated:
         number, action, reason = last["id"], last["action"], last["reason"]
     else:
-        number = decision_ledger.record(stores.warehouse, decision)
+        asked_by = LOOP if WINDOW_TAG in context.run.tags else stores.settings.user
+        number, decision = _recorded(stores, decision, asked_by)
         action, reason = decision.action.value, decision.reason
     shown = pl.DataFrame([{"gate": r.gate, "verdict": r.verdict.value, "reason": r.reason} for r in results])
     context.log.info(f"decision {number}: {action}: {reason}")
@@ -149,43 +165,44 @@ def promotion_decision(context: Context, stores: StoresParam) -> dg.MaterializeR
 
 
 def follow_ledger(stores: Stores) -> tuple[int | None, int | None]:
-    """Move the champion's alias to where the ledger says it belongs; returns (before, after).
+    """Move the champion's alias to where the ledger says it belongs; returns (before, after)."""
+    return promotion.carry_out(stores.warehouse, stores.registry)
 
-    The newest PROMOTE or ROLL_BACK names the champion. Running it again changes nothing, so a run that died
-    between the decision and the move is mended by the next one.
-    """
-    rows = stores.warehouse.query(
-        "select action, champion, challenger from decisions where action in (?, ?) order by id desc limit 1",
-        [Action.promote.value, Action.roll_back.value],
+
+def _told(context: Context) -> int | None:
+    """The champion that the newest materialization of ``production_model`` tells of."""
+    event = context.instance.get_latest_materialization_event(context.asset_key)
+    told = (
+        event.asset_materialization.metadata.get("version") if event and event.asset_materialization else None
     )
-    before = stores.registry.champion()
-    if rows.is_empty():
-        return before, before
-    wanted = int(rows["challenger"][0])
-    stores.registry.move_champion(wanted)
-    return before, wanted
+    return int(told.value) if told is not None else None  # type: ignore[arg-type]
 
 
 @dg.asset(group_name=GROUP, kinds={"mlflow", "xgboost"}, deps=[promotion_decision], output_required=False)
 def production_model(context: Context, stores: StoresParam):
-    """The champion: the version that the service answers with. Materialized only when it changes.
+    """The champion: the version that the service answers with. Materialized only when it has changed.
 
     The service takes the new version up by itself; the one before keeps the alias previous_champion.
     """
-    before, after = follow_ledger(stores)
-    if after is None or before == after:
+    _, champion = follow_ledger(stores)
+    if champion is None or champion == _told(context):
         last = decision_ledger.latest(stores.warehouse)
         why = f"{last['action']}: {last['reason']}" if last else "no decision was taken yet"
-        context.log.info(f"the champion stays version {before}. {why}")
+        context.log.info(f"the champion stays version {champion}. {why}")
         return
-    bundle = stores.registry.load(after)
+    bundle = stores.registry.load(champion)
     yield dg.MaterializeResult(
-        metadata={
-            "version": after,
-            "previous": before or "none",
-            "fingerprint": bundle.fingerprint,
-            "trained_until": f"{bundle.trained_until:%Y-%m-%d}",
-            "threshold": bundle.threshold,
-        },
-        data_version=dg.DataVersion(bundle.fingerprint),
+        metadata=champion_metadata(stores, champion), data_version=dg.DataVersion(bundle.fingerprint)
     )
+
+
+def champion_metadata(stores: Stores, version: int) -> dict[str, Any]:
+    """What ``production_model`` shows of a version."""
+    bundle = stores.registry.load(version)
+    return {
+        "version": version,
+        "previous": stores.registry.aliased(PREDECESSOR) or "none",
+        "fingerprint": bundle.fingerprint,
+        "trained_until": f"{bundle.trained_until:%Y-%m-%d}",
+        "threshold": bundle.threshold,
+    }

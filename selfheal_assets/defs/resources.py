@@ -14,7 +14,7 @@ from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, mi
 from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores import decision_ledger
+from selfheal_assets.stores import decision_ledger, promotion
 from selfheal_assets.stores.cases import freeze_reference
 from selfheal_assets.stores.credit_cells import freeze_cells
 from selfheal_assets.stores.model_registry import ModelRegistry
@@ -41,11 +41,12 @@ class Stores:
 
     @cached_property
     def warehouse(self) -> Warehouse:
-        """The warehouse, with its tables, and its decisions published."""
+        """The warehouse, with its tables, its decisions published, and what they promise carried out."""
         s = self.settings
         warehouse = Warehouse(s.warehouse_path, s.published, s.lock_timeout_s)
         create_tables(warehouse, s.case)
         decision_ledger.catch_up(warehouse)
+        promotion.recover(warehouse, self.registry)
         return warehouse
 
     @cached_property

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import count
 
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ from selfheal_assets.serving.routes import Service, build_routers
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.serving.shadow import Shadow
 from selfheal_assets.settings import Settings
+from selfheal_assets.stores import champion_failures
 from selfheal_assets.stores.answers import AnswerStore
 from selfheal_assets.stores.api_keys import KeyRing
 from selfheal_assets.stores.dead_letters import DeadLetters
@@ -48,7 +50,8 @@ def create_app(
     metrics = Metrics(settings.now(), settings.metrics_folder)
     log = PredictionLog(settings.prediction_log, durability)
     registry = ModelRegistry(settings)
-    scoring = ScoringService(registry, log, case, metrics.appended)
+    failed = partial(champion_failures.report, settings.champion_failures)
+    scoring = ScoringService(registry, log, case, metrics.appended, failed)
     group = GroupCommit(scoring, settings.now, log.tend, metrics.group)
     careful = _careful_path(settings, scoring, durability, metrics)
     labels = LabelIntake(LabelLog(settings.label_landing, durability))

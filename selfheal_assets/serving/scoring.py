@@ -10,18 +10,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cached_property
-from time import perf_counter
+from datetime import UTC, datetime
+from time import perf_counter, thread_time
 
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.core.encoding import ColumnEncoder, polars_type
-from selfheal_assets.core.explanation import explain
+from selfheal_assets.serving.models import Model, UnusableBundle, made_ready
+from selfheal_assets.serving.watch import ChampionWatch, Failure
 from selfheal_assets.settings import Settings
-from selfheal_assets.stores.model_registry import QUARANTINED, ModelRegistry
+from selfheal_assets.stores.champion_failures import ChampionFailure, Kind
+from selfheal_assets.stores.model_registry import PREDECESSOR, QUARANTINED, ModelRegistry
 from selfheal_assets.stores.prediction_log import (
     CaseColumns,
     PredictionLog,
@@ -45,10 +44,6 @@ class LogNotDurable(RuntimeError):
     """The prediction log could not be written, so no answer may leave."""
 
 
-class UnusableBundle(ValueError):
-    """A version that loads, but cannot answer this use case's cases."""
-
-
 class UnknownVersion(LookupError):
     """There is no version of that number; the message lists those that there are."""
 
@@ -59,20 +54,6 @@ class QuarantinedVersion(ValueError):
 
 class VersionUnavailable(RuntimeError):
     """The registry could not be asked for a version, or the version cannot answer."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A registered version, ready to score: its bundle, and the role in which it answers."""
-
-    version: int
-    bundle: Bundle
-    role: Role = Role.champion
-
-    @cached_property
-    def encoder(self) -> ColumnEncoder:
-        """From columns of plain values to the bundle's matrix."""
-        return ColumnEncoder(self.bundle.features, self.bundle.vocabulary)
 
 
 @dataclass(frozen=True)
@@ -111,6 +92,8 @@ class ScoringService:
         log: where answers are written before they leave.
         case: the use case; its features are what is scored and logged.
         appended: told how many seconds the log took to make a group durable.
+        failed: told of a champion that failed technically: once, when it is refused, or each time it cannot be loaded
+            for another reason than before.
     """
 
     def __init__(
@@ -119,11 +102,16 @@ class ScoringService:
         log: PredictionLog,
         case: UseCase,
         appended: Callable[[float], None] = lambda seconds: None,
+        failed: Callable[[ChampionFailure], None] = lambda failure: None,
     ) -> None:
         self._registry = registry
         self._log = log
         self._case = case
         self._champion: Model | None = None
+        self._before: Model | None = None
+        self._watch: ChampionWatch | None = None
+        self._refused: tuple[int, str] | None = None
+        self._failed, self._told = failed, (0, "")
         self._refreshing = threading.Lock()
         self._problem: str | None = None
         self._requested = _Requested(registry, self._ready)
@@ -168,7 +156,7 @@ class ScoringService:
 
         The new bundle is loaded and warmed beside the old one, then swapped in one assignment: a call to
         :meth:`score` uses one of the two throughout. Whatever goes wrong is logged and told by
-        :attr:`problem`, and the old version goes on answering.
+        :attr:`problem`, and the old version goes on answering; the predecessor, where there is no old one.
         """
         with self._refreshing:
             try:
@@ -183,8 +171,13 @@ class ScoringService:
             if fresh is None:
                 return False
             logger.info("champion is version %d (%s)", fresh.version, fresh.bundle.fingerprint)
-            self._champion = fresh
+            self._take_up(fresh, self._champion)
             return True
+
+    def _take_up(self, fresh: Model, before: Model | None) -> None:
+        self._before = before
+        self._watch = ChampionWatch(fresh, before, self._case.policy)
+        self._champion = fresh
 
     def _still_serving(self) -> str:
         return f"still serving version {self._champion.version}" if self._champion else "serving nothing"
@@ -196,30 +189,56 @@ class ScoringService:
         if serving is not None and version is None:
             raise NoChampion(f"the registry names no champion of '{self._case.name}' any more")
         if version is None or (serving is not None and version == serving.version):
+            self._refused = None
             return None
-        return self._ready(Model(version, self._registry.load(version)))
+        if self._refused and self._refused[0] == version:
+            raise UnusableBundle(f"version {version} is refused: {self._refused[1]}")
+        self._refused = None
+        try:
+            return self._ready(Model(version, self._registry.load(version)))
+        except Exception as error:
+            self._tell(version, Failure(Kind.does_not_load, f"{type(error).__name__}: {error}"))
+            if serving is None and (stand_in := self._stand_in(version)):
+                self._take_up(stand_in, None)
+            raise
+
+    def _stand_in(self, failed: int) -> Model | None:
+        """Who answers in the place of a version that failed: who did before, else the registry's predecessor."""
+        if self._before and self._before.version != failed:
+            return self._before
+        try:
+            version = self._registry.aliased(PREDECESSOR)
+            if version is None or version == failed or QUARANTINED in self._registry.tags(version):
+                return None
+            return self._ready(Model(version, self._registry.load(version)))
+        except Exception:  # there is no second stand-in, and the first problem is told
+            logger.exception("the predecessor cannot answer for version %d either", failed)
+            return None
+
+    def _refuse(self, champion: Model, failure: Failure) -> Model | None:
+        """Tell the loop of a failure, and answer with another version, if there is one, until the alias has moved."""
+        logger.error("version %d fails: %s", champion.version, failure.reason)
+        self._tell(champion.version, failure)
+        stand_in = self._stand_in(champion.version)
+        if stand_in is not None:
+            self._refused = (champion.version, failure.reason)
+            self._take_up(stand_in, None)
+        return stand_in
+
+    def _tell(self, version: int, failure: Failure) -> None:
+        told = (version, failure.reason)
+        if told == self._told:
+            return
+        self._told = told
+        try:
+            self._failed(
+                ChampionFailure(version, failure.kind, failure.reason, datetime.now(UTC).replace(tzinfo=None))
+            )
+        except OSError:
+            logger.exception("the loop cannot be told that version %d failed", version)
 
     def _ready(self, model: Model) -> Model:
-        """The model, warmed: one row by each way of scoring, so that the first request finds everything loaded.
-
-        Raises:
-            UnusableBundle: it cannot answer this use case's cases.
-        """
-        bundle, version = model.bundle, model.version
-        declared = {f.name: f.type for f in self._case.features}
-        if unknown := [f.name for f in bundle.features if declared.get(f.name) != f.type]:
-            raise UnusableBundle(
-                f"version {version} reads {', '.join(unknown)}, which '{self._case.name}' does not declare "
-                "with that type: restore the feature in the YAML file, or train a new version"
-            )
-        blank = pl.DataFrame({f.name: pl.Series([None], dtype=polars_type(f)) for f in bundle.features})
-        columns = blank.to_dict(as_series=False)
-        matrix = model.encoder(columns)
-        for probability in (bundle.score(blank), bundle.score_matrix(matrix)):
-            if not np.isfinite(probability).all():
-                raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
-        explain(bundle, matrix, columns, {})
-        return model
+        return made_ready(model, self._case)
 
     def score(self, cases: pl.DataFrame, predicted_at: datetime) -> Scored:
         """Score cases and log the answers; returns when they are on disk.
@@ -233,11 +252,9 @@ class ScoringService:
             NoChampion: there is no model to answer with.
             LogNotDurable: the log could not be written; nothing was answered.
         """
-        champion = self.champion
-        probability = champion.bundle.score(cases)
-        return self._answered(
-            case_columns(cases, self._case.feature_names), probability, champion, predicted_at
-        )
+        columns = case_columns(cases, self._case.feature_names)
+        model, probability = self._by_champion(columns, lambda m: m.bundle.score(cases))
+        return self._answered(columns, probability, model, predicted_at)
 
     def score_columns(
         self,
@@ -254,9 +271,33 @@ class ScoringService:
             model: scores in the champion's place, see :meth:`requested`.
             write: makes the answers durable in the log's place; an OSError of it is a ``LogNotDurable``.
         """
-        model = model or self.champion
-        probability = model.bundle.score_matrix(model.encoder(cases.features))
+
+        def scored(by: Model) -> np.ndarray:
+            return by.bundle.score_matrix(by.encoder(cases.features))
+
+        model, probability = (model, scored(model)) if model else self._by_champion(cases, scored)
         return self._answered(cases, probability, model, predicted_at, write)
+
+    def _by_champion(
+        self, cases: CaseColumns, score: Callable[[Model], np.ndarray]
+    ) -> tuple[Model, np.ndarray]:
+        """The champion's scores; those of its stand-in if they show that the champion has failed.
+
+        Raises:
+            NoChampion: there is no stand-in, and the champion's scores are no probabilities.
+        """
+        champion, watch = self.champion, self._watch
+        began = thread_time()
+        probability = score(champion)
+        failure = watch.look(cases, probability, thread_time() - began) if watch else None
+        if failure is None:
+            return champion, probability
+        stand_in = self._refuse(champion, failure)
+        if stand_in is not None:
+            return stand_in, score(stand_in)
+        if not np.isfinite(probability).all():
+            raise NoChampion(f"version {champion.version} fails, and no other can answer: {failure.reason}")
+        return champion, probability
 
     def unseen(self, cases: CaseColumns) -> dict[int, list[str]]:
         """Of the cases with a category that the champion has never seen, the names of those features."""

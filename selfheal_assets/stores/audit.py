@@ -15,7 +15,7 @@ from selfheal_assets.stores.model_registry import ModelRegistry, NoSuchVersion
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
-_TRAINED = (Action.promote.value, Action.reject.value, Action.inconclusive.value)
+_TRAINED = (Action.promote.value, Action.pending.value, Action.reject.value, Action.inconclusive.value)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _of_training_set(
 ) -> list[str]:
     recorded = decision["payload"]["fingerprints"]["training_set"]
     bundle = registry.load(decision["challenger"])
-    rows = cases.training_rows(warehouse, case, bundle.reference.as_of, bundle.trained_until)
+    rows = cases.training_rows(warehouse, case, bundle.reference.as_of, bundle.trained_until, decision["id"])
     found = cases.fingerprint_of(rows)
     if found == recorded:
         return []

@@ -83,10 +83,46 @@ def freeze_reference(warehouse: Warehouse, case: UseCase, window: ReferenceWindo
     return Reference(frame, name, changed)
 
 
-def training_rows(warehouse: Warehouse, case: UseCase, as_of: datetime, until: datetime) -> pl.DataFrame:
-    """Matured, labelled cases from before ``until`` as they were known at ``as_of``, ordered by time and id."""
-    rows = matured_cases(warehouse, case, as_of, end=until)
+def training_rows(
+    warehouse: Warehouse, case: UseCase, as_of: datetime, until: datetime, decided_before: int | None = None
+) -> pl.DataFrame:
+    """Matured, labelled cases from before ``until`` as they were known at ``as_of``, ordered by time and id.
+
+    Without those of quarantined days; ``decided_before`` forgets the quarantines from that decision on.
+    """
+    rows = without_quarantined(
+        warehouse, matured_cases(warehouse, case, as_of, end=until), as_of, decided_before
+    )
     return rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
+
+
+def without_quarantined(
+    warehouse: Warehouse, rows: pl.DataFrame, as_of: datetime, decided_before: int | None = None
+) -> pl.DataFrame:
+    """The rows (``event_time``) outside the days that are quarantined by ``as_of``; see :func:`quarantine_rows`."""
+    if not warehouse.has("quarantined_rows"):  # made by an earlier version, and only read since
+        return rows
+    barred = warehouse.query(
+        """select from_time, until_time from quarantined_rows
+           where as_of <= ? and decision < coalesce(?, decision + 1)""",
+        [as_of, decided_before],
+    )
+    for start, end in barred.iter_rows():
+        rows = rows.filter(~((pl.col("event_time") >= start) & (pl.col("event_time") < end)))
+    return rows
+
+
+def quarantine_rows(
+    warehouse: Warehouse, decision: int, as_of: datetime, start: datetime, end: datetime, reason: str
+) -> None:
+    """Keep the cases of [start, end) out of every training set that is put together from ``as_of`` on.
+
+    ``decision`` is the one that asks for it, ``reason`` why. They stay cases: they are monitored and judged on.
+    """
+    with warehouse.write() as connection:
+        connection.execute(
+            "insert into quarantined_rows values (?, ?, ?, ?, ?)", [decision, as_of, start, end, reason]
+        )
 
 
 def fingerprint_of(rows: pl.DataFrame) -> str:

@@ -203,6 +203,10 @@ class ModelRegistry:
         """All tags of a version."""
         return dict(self._client.get_model_version(self.model, str(version)).tags)
 
+    def fingerprint(self, version: int) -> str:
+        """Fingerprint of a version's bundle as it was registered: also of one that does not load."""
+        return self.tags(version)["fingerprint"]
+
     def versions(self) -> list[dict[str, Any]]:
         """All versions, oldest first: ``version``, ``aliases``, ``fingerprint``, ``created_at`` (ms)."""
         found = self._client.search_model_versions(f"name = '{self.model}'")
@@ -216,6 +220,10 @@ class ModelRegistry:
             }
             for v in sorted(found, key=lambda v: int(v.version))
         ]
+
+    def name_predecessor(self, version: int) -> None:
+        """Give ``version`` the predecessor's alias: who would come back if the champion were taken back."""
+        self._client.set_registered_model_alias(self.model, PREDECESSOR, str(version))
 
     def move_champion(self, version: int) -> int | None:
         """Make ``version`` the production model; the one before keeps the predecessor's alias.
@@ -231,8 +239,16 @@ class ModelRegistry:
         before = self.champion()
         if before == version:
             return before
-        self._source(version)  # raises before the predecessor's alias, which goes first, has moved
+        self.require(version)  # raises before the predecessor's alias, which goes first, has moved
         if before is not None:
-            self._client.set_registered_model_alias(self.model, PREDECESSOR, str(before))
+            self.name_predecessor(before)
         self._client.set_registered_model_alias(self.model, CHAMPION, str(version))
         return before
+
+    def require(self, version: int) -> None:
+        """See that the registry has a version.
+
+        Raises:
+            NoSuchVersion: it does not.
+        """
+        self._source(version)

@@ -62,6 +62,12 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
             id integer primary key, recorded_at timestamp not null, as_of timestamp not null,
             action varchar not null, champion integer, challenger integer, reason varchar not null,
             payload varchar not null, previous_hash varchar not null, hash varchar not null)""",
+        """create table if not exists promotion_journal (
+            decision integer not null, step varchar not null, reached_at timestamp not null, version integer not null,
+            previous integer)""",
+        """create table if not exists quarantined_rows (
+            decision integer not null, as_of timestamp not null, from_time timestamp not null,
+            until_time timestamp not null, reason varchar not null)""",
     ):
         connection.execute(statement)
     connection.execute(_cohort_of(case))

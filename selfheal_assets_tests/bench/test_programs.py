@@ -55,6 +55,16 @@ def test_alarms_on_a_few_short_histories():
     assert told["ever_false_alarm_nannyml"] == 1 and told["ever_false_alarm_drift"] < 1
 
 
+def test_probations_in_small():
+    sizes = ["--simulations", "5", "--bad", "4"]
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.rollback", *sizes]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    assert (told["false_rollbacks"], told["simulations"], told["bad_taken_back"]) == (0, 5, 4)
+    assert told["plain_delay"] <= told["delay"] <= 730
+
+
 def test_the_crash_test_counts_what_is_lost_doubled_and_changed(tmp_path):
     crashes = Crashes(tmp_path, connections=3, load_s=0.5, command_every=100, workers=1, seed=1)
     counted = crashes.run(rounds=3, lanes=1)

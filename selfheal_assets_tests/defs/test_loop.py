@@ -193,7 +193,7 @@ def test_a_bad_promotion_is_taken_back(loop, rolled_back, bad_promotion):
     assert (last["action"], last["champion"], last["challenger"]) == ("ROLL_BACK", bad_promotion, 1)
     assert last["as_of"] == CHUNK_END
     evidence = metadata_of(rolled_back, "rollback_decision")
-    assert evidence["log_likelihood_ratio"] > evidence["limit"] > 0
+    assert evidence["log_wealth"] > evidence["limit"] > 0
     assert (evidence["champion"], evidence["predecessor"]) == (bad_promotion, 1)
     assert registry.tags(bad_promotion)[QUARANTINED] == last["reason"] == evidence["reason"]
     assert QUARANTINED not in registry.tags(1)
@@ -202,6 +202,8 @@ def test_a_bad_promotion_is_taken_back(loop, rolled_back, bad_promotion):
 
 def test_what_was_taken_back_stays_back(loop, rolled_back, bad_promotion):
     before = loop.decisions()
+    told = loop.materialize("production_model")
+    assert metadata_of(told, "production_model")["version"] == 1, "the lineage is told of the rollback, once"
     assert materialized(loop.materialize("production_model")) == set()
     assert materialized(loop.materialize("rollback_decision", CHUNK)) == set(), "nothing to go back to"
     assert loop.stores.registry.champion() == 1

@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 from selfheal_assets.core.encoding import ColumnEncoder
 from selfheal_assets.core.explanation import MAX_REASONS
 from selfheal_assets.serving.app import create_app
-from selfheal_assets.serving.scoring import KEPT_VERSIONS, Model, ScoringService, VersionUnavailable
+from selfheal_assets.serving.models import Model
+from selfheal_assets.serving.scoring import KEPT_VERSIONS, ScoringService, VersionUnavailable
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.chunks import serving_version

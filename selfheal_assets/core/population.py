@@ -107,7 +107,8 @@ class Population:
         return [self.features[i] for i in np.argsort(-moved, kind="stable")]
 
     def named(self, name: str) -> Feature:
-        """The feature of a name or a role: ``@number2`` is the number that matters second most.
+        """The feature of a name or a role: ``@number2`` is the number that matters second most (the last, if there
+        are fewer).
 
         Raises:
             SimulationError: there is none.
@@ -117,9 +118,9 @@ class Population:
             fits = [
                 f for f in self.by_importance if kind == "feature" or _is_category(f) == (kind == "category")
             ]
-            if not 1 <= rank <= len(fits):
-                raise SimulationError(f"'{name}': the use case has {len(fits)} such features")
-            return fits[rank - 1]
+            if not fits:
+                raise SimulationError(f"'{name}': the use case has no {kind}; name a feature of another kind")
+            return fits[min(max(rank, 1), len(fits)) - 1]
         found = next((f for f in self.features if f.name == name), None)
         if found is None:
             known = ", ".join(f.name for f in self.features)
@@ -157,7 +158,7 @@ def fit_population(
     positives = int(outcome.sum())
     if positives < _FEWEST_POSITIVES or positives > len(outcome) - _FEWEST_POSITIVES:
         raise SimulationError(
-            f"{positives} positives among {len(outcome)} labelled cases: a known model of the outcomes needs at least "
+            f"{positives} positives among {len(outcome)} labelled cases: a known model of outcomes needs at least "
             f"{_FEWEST_POSITIVES} of each outcome; give a larger population"
         )
     frame = rows.select(f.name for f in features)
@@ -192,7 +193,9 @@ def resolved(events: Sequence[Event], population: Population) -> tuple[Event, ..
 def _resolved(event: Event, population: Population) -> Event:
     if event.kind == "concept_drift":
         named = event.features or tuple(f.name for f in population.features)
-        return event.model_copy(update={"features": tuple(population.named(n).name for n in named)})
+        return event.model_copy(
+            update={"features": tuple(dict.fromkeys(population.named(n).name for n in named))}
+        )
     if not event.named_features:
         return event
     feature = population.named(event.named_features[0])

@@ -33,7 +33,7 @@ class Scenario(Spec):
     months: Months = 36
     cases_per_month: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     horizon_months: Months = 6
-    reference_months: Months = 3
+    reference_months: Months = 6
     reporting_delay_days: Days = 0
     positive_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     chunk: ChunkPeriod = "month"
@@ -62,7 +62,7 @@ class Scenario(Spec):
         for number, event in enumerate(self.events):
             if event.start >= self.months:
                 raise ValueError(
-                    f"events.{number}.start: month {event.start} is after the history, which has months = {self.months}"
+                    f"events.{number}.start: month {event.start} is after the traffic, as months is {self.months}"
                 )
         return self
 

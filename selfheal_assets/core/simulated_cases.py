@@ -26,8 +26,8 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
 def drawn(population: Population, happening: Strengths, constant: float, size: int, seed: int) -> np.ndarray:
     """Which case of the population comes at each time (i64, shape (size,)), with replacement.
 
-    Cases are drawn alike, and kept with a chance in proportion to their weight at that time (rejection sampling, which
-    is exact); what is not kept is drawn again.
+    Cases are drawn alike, and kept with a chance in proportion to their weight at that time (rejection sampling,
+    which is exact); what is not kept is drawn again.
     """
     rng, rows = stream(seed, "draw"), population.frame.height
     chosen, keep = rng.integers(0, rows, size), rng.random(size)

@@ -25,8 +25,8 @@ def outcomes(
         happening: the events with their strength at each case's time.
 
     Returns:
-        One row per case: ``event_time``, ``due`` (the horizon's end), ``would_occur_at`` (when a positive would become
-        true; whole seconds), ``true_label`` (Int8), ``true_at`` (Datetime: when the true label became true).
+        One row per case: ``event_time``, ``due`` (the horizon's end), ``would_occur_at`` (when a positive would
+        become true; whole seconds), ``true_label`` (Int8), ``true_at`` (Datetime: when the true label became true).
     """
     size = len(times)
     positive = stream(scenario.seed, "label").random(size) < probability

@@ -4,19 +4,16 @@ Pure: the same arguments give the same history, bit by bit. Under the same seed 
 their random numbers, so that they differ only where, and in what, their events differ: a paired experiment.
 """
 
-import json
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import polars as pl
 
 from selfheal_assets.core import simulated_cases as making
 from selfheal_assets.core import simulated_labels as labelling
-from selfheal_assets.core.periods import chunk_end, chunk_start
+from selfheal_assets.core import simulation_log as log
 from selfheal_assets.core.population import Population, resolved
 from selfheal_assets.core.scenario import Scenario
-from selfheal_assets.core.simulation_label_events import Event
 from selfheal_assets.core.spec import ChunkPeriod
 
 _SECOND = 1_000_000
@@ -48,10 +45,14 @@ class Simulation:
         """What was in force in each chunk (by default, of the scenario's length) that an event touches.
 
         Returns:
-            ``chunk`` (Datetime), ``event``, ``kind``, ``touches``, ``strength`` (f64: mean over the chunk's days, 0 to
-            1), ``parameters`` (String: JSON, at that strength).
+            ``chunk`` (Datetime), ``event``, ``kind``, ``touches``, ``strength`` (f64: mean over the chunk's days,
+            0 to 1), ``parameters`` (String: JSON, at that strength).
         """
-        return _in_force(self.scenario, period or self.scenario.chunk)
+        return log.in_force(self.scenario, period or self.scenario.chunk)
+
+    def by_chunk(self, period: ChunkPeriod | None = None) -> pl.DataFrame:
+        """What each chunk of the traffic holds: see ``simulation_log.by_chunk``."""
+        return log.by_chunk(self.scenario, self.truth, self.labels, period or self.scenario.chunk)
 
 
 def simulate(population: Population, scenario: Scenario, seed: int | None = None) -> Simulation:
@@ -93,7 +94,7 @@ def simulate(population: Population, scenario: Scenario, seed: int | None = None
         cases,
         labels.join(cases.select("entity_id"), on="entity_id", how="semi"),
         truth,
-        _log(scenario),
+        log.events(scenario),
     )
 
 
@@ -111,56 +112,3 @@ def _served(happening: making.Strengths, size: int) -> np.ndarray:
         if event.kind == "outage" and event.of == "predictions":
             served &= strength == 0
     return served
-
-
-def _log(scenario: Scenario) -> pl.DataFrame:
-    rows = [
-        {
-            "event": number,
-            "kind": event.kind,
-            "touches": event.touches,
-            "features": ", ".join(event.named_features),
-            "start": scenario.moment(event.start),
-            "end": min(scenario.moment(event.end), scenario.ends) if event.end else scenario.ends,
-            "course": getattr(event, "course", "sudden"),
-            "parameters": json.dumps(_parameters(event)),
-        }
-        for number, event in enumerate(scenario.events, 1)
-    ]
-    schema = {"event": pl.Int64, "kind": pl.String, "touches": pl.String, "features": pl.String}
-    schema |= {
-        "start": pl.Datetime("us"),
-        "end": pl.Datetime("us"),
-        "course": pl.String,
-        "parameters": pl.String,
-    }
-    return pl.DataFrame(rows, schema=schema)
-
-
-def _parameters(event: Event) -> dict[str, object]:
-    """The event's own parameters, without what the log has columns for."""
-    left_out = {"kind", "start", "end", "course", "feature", "features"}
-    course = getattr(event, "course", "sudden")
-    left_out |= ({"ramp_months"} if course != "gradual" else set()) | (
-        {"period_months"} if course != "recurring" else set()
-    )
-    return {
-        k: v for k, v in event.model_dump(mode="json").items() if k not in left_out and v not in (None, [])
-    }
-
-
-def _in_force(scenario: Scenario, period: ChunkPeriod) -> pl.DataFrame:
-    rows = []
-    start: datetime = chunk_start(scenario.moment(0), period)
-    while start < scenario.ends:
-        end = chunk_end(start, period)
-        days = pl.datetime_range(start, end, "1d", closed="left", eager=True, time_unit="us")
-        elapsed = scenario.elapsed(days)
-        for number, event in enumerate(scenario.events, 1):
-            strength = float(event.strength(elapsed).mean())
-            if strength > 0:
-                parameters = json.dumps(_parameters(event) | event.at(strength))
-                rows.append((start, number, event.kind, event.touches, strength, parameters))
-        start = end
-    schema = {"chunk": pl.Datetime("us"), "event": pl.Int64, "kind": pl.String, "touches": pl.String}
-    return pl.DataFrame(rows, schema=schema | {"strength": pl.Float64, "parameters": pl.String}, orient="row")

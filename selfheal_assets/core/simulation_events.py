@@ -39,7 +39,7 @@ class TimedEvent(Spec):
         return ((elapsed >= self.start) & (elapsed < until)).astype(np.float64)
 
     def at(self, strength: Any) -> dict[str, Any]:
-        """The parameters in force at a strength (a number or an array of them); those that do not move are left out."""
+        """The parameters in force at a strength (a number or an array); those that do not move are left out."""
         return {}
 
     @property

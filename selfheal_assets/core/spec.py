@@ -102,10 +102,10 @@ class LabelSpec(Spec):
 
     Either ``positive_at`` (a date column: when the bad outcome happened, empty if it has not) or ``column``
     (0/1, known at the horizon). ``horizon_months`` is the age at which a case without a positive label is
-    negative. ``recorded_at`` is a column that says when the outcome, good or bad, was recorded, where that was later
-    than it became true; where it is empty, it never was. ``outcome`` is the plural by which people call the positives. ``implicit_negatives``: nobody
-    reports the good ones, so a mature case without any label counts
-    as negative; otherwise it stays unlabelled.
+    negative. ``recorded_at`` is a column that says when the outcome, good or bad, was recorded, where that may be
+    later than it became true; empty where it never was. ``outcome`` is the plural by which people call the positives.
+    ``implicit_negatives``: nobody reports the good ones, so a mature case without any label counts as negative;
+    otherwise it stays unlabelled.
     """
 
     name: Text

@@ -17,12 +17,22 @@ from selfheal_assets_tests.conftest import Lived, selfheal
 pytestmark = pytest.mark.integration
 
 OPTIONS = {
-    (): {"replay", "serve", "score", "dev", "data", "keys", "decisions", "audit", "asof"},
+    (): {"replay", "serve", "score", "dev", "data", "keys", "decisions", "audit", "asof", "simulate"},
     ("decisions",): {"show", "--json"},
     ("decisions", "show"): {"ID", "--json"},
     ("audit", "verify"): {"--last", "--json"},
     ("asof",): {"DATE", "--json"},
     ("replay",): {"--fresh", "--full", "--until"},
+    ("simulate",): {
+        "--out",
+        "--use-case",
+        "--scenario",
+        "--seed",
+        "--months",
+        "--cases-per-month",
+        "--list",
+        "--json",
+    },
     ("serve",): {"--host", "--port", "--workers", "--durability"},
     ("dev",): {"--port"},
     ("keys",): {"create", "revoke", "list"},

@@ -56,7 +56,7 @@ def simulate(
 
         SELFHEAL_USE_CASE=data/sim/mixed_7/use_case.yaml selfheal replay
 
-    In the folder: cases.parquet and use_case.yaml (what the loop reads), labels.parquet (what was recorded, and when),
+    In the folder: cases.parquet and use_case.yaml (what the loop reads), labels.parquet (what was recorded, when),
     truth.parquet (each case's true chance and outcome), events.parquet and in_force.parquet (what happened when),
     scenario.yaml (copy it, change it, and give it as --scenario). The same seed makes the same history, and another
     scenario under it the same cases, but for what its events change. docs/simulation.md says how each event works.

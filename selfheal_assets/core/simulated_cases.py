@@ -12,7 +12,8 @@ import polars as pl
 
 from selfheal_assets.core.encoding import polars_type
 from selfheal_assets.core.population import Population
-from selfheal_assets.core.simulation_label_events import Event, Mix
+from selfheal_assets.core.simulation_events import Location, Mix, Scaling
+from selfheal_assets.core.simulation_label_events import Event
 from selfheal_assets.core.spec import Feature, FeatureType
 
 Strengths = Sequence[tuple[Event, np.ndarray]]
@@ -77,7 +78,7 @@ def world(population: Population, chosen: np.ndarray, happening: Strengths) -> W
     """The chosen cases after scalings and moves, within each feature's bounds; integers are rounded."""
     frame, touched = population.frame[chosen], np.zeros(len(chosen), dtype=bool)
     for event, strength in happening:
-        if event.kind not in ("scaling", "location"):
+        if not isinstance(event, Scaling | Location):
             continue
         feature, now, on = population.named(event.feature), event.at(strength), strength > 0
         values = frame[event.feature].cast(pl.Float64)

@@ -12,7 +12,8 @@ import polars as pl
 from selfheal_assets.core import simulated_cases as making
 from selfheal_assets.core import simulated_labels as labelling
 from selfheal_assets.core import simulation_log as log
-from selfheal_assets.core.population import Population, resolved
+from selfheal_assets.core.population import Population
+from selfheal_assets.core.resolved_events import resolved
 from selfheal_assets.core.scenario import Scenario
 from selfheal_assets.core.spec import ChunkPeriod
 

@@ -67,8 +67,8 @@ def source_table(simulation: Simulation) -> pl.DataFrame:
     """One row per case as a source has it.
 
     Returns:
-        ``Simulation.cases`` with ``occurred_at`` (of a recorded positive, else null) and ``recorded_at`` (null where the
-        outcome was never recorded).
+        ``Simulation.cases`` with ``occurred_at`` (of a recorded positive, else null) and ``recorded_at`` (null where
+        the outcome was never recorded).
     """
     labels = simulation.labels.select(
         "entity_id",

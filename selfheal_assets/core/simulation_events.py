@@ -13,7 +13,7 @@ from selfheal_assets.core.spec import Spec, Text
 
 Touched = Literal["inputs", "outcomes", "labels", "traffic", "record"]
 _Factor = Annotated[float, Field(gt=0, le=1e6)]
-_Odds = Annotated[float, Field(gt=0, le=1e4)]
+_Odds = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 
 class TimedEvent(Spec):

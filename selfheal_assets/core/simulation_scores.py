@@ -1,4 +1,4 @@
-"""What a simulated history says about a model and about alarms, as its truth is known: exact regret, hits, false alarms.
+"""Scores that only known truth allows: a model's exact regret, and which alarm answered which event.
 
 No label is looked at here: chances are compared with chances, so that no luck of the draw is in a score.
 """
@@ -27,8 +27,8 @@ _CLIP = 1e-12  # as close to 0 or 1 as a chance is taken to be, so that a log lo
 class Regret:
     """By how much a model's expected scores are worse than those of the truth itself, per case; 0 is perfect.
 
-    ``brier`` is the mean of (p − q)², ``log_loss`` the mean Kullback–Leibler divergence of q from p in nats, with p true
-    and q the model's: the expectation of each score's excess over labels drawn with p (Gneiting and Raftery, Strictly
+    ``brier`` is the mean of (p − q)², ``log_loss`` the mean Kullback–Leibler divergence of q from p in nats, with p
+    true and q the model's: the expectation of each score's excess over labels drawn with p (Gneiting and Raftery, Strictly
     Proper Scoring Rules, Prediction, and Estimation, 2007).
     """
 
@@ -88,7 +88,7 @@ def score_alarms(
         chunks: starts of all chunks that were looked at, ascending.
         alarmed: starts of those with an alarm.
         touches: what the alarm should see (``TimedEvent.touches``); another event neither excuses it nor counts.
-        patience: chunks after an event's last in which an alarm still answers it: what is seen from labels is seen late.
+        patience: chunks after an event's last in which an alarm still answers it: labels come late.
 
     Raises:
         ValueError: an alarm is in a chunk that was not looked at.

@@ -19,11 +19,10 @@ def test_regret_is_the_expected_excess_of_brier_and_log_loss():
     excess = []
     for _ in range(2000):
         y = (rng.uniform(size=400) < p).astype(np.int8)
-        excess.append(
-            (np.mean((q - y) ** 2) - np.mean((p - y) ** 2), metrics.log_loss(y, q) - metrics.log_loss(y, p))
-        )
+        brier = np.mean((q - y) ** 2) - np.mean((p - y) ** 2)
+        excess.append((brier, metrics.log_loss(y, q) - metrics.log_loss(y, p)))
     error = np.std(excess, axis=0) / np.sqrt(len(excess))
-    assert np.abs(np.mean(excess, axis=0) - [found.brier, found.log_loss] < 4 * error).all()
+    assert (np.abs(np.mean(excess, axis=0) - [found.brier, found.log_loss]) < 4 * error).all()
     assert found.rows == 400
     assert regret(np.array([0.2]), np.array([0.5])).brier == pytest.approx(0.09)
     assert regret(np.array([0.5]), np.array([0.25])).log_loss == pytest.approx(0.5 * np.log(4 / 3))

@@ -10,7 +10,6 @@ from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from selfheal_assets.core.population import Population
     from selfheal_assets.core.scenario import Scenario
     from selfheal_assets.core.simulation import Simulation
     from selfheal_assets.stores.simulation_files import Written
@@ -116,22 +115,9 @@ def _declared(
 
 def _simulated(settings: Settings, scenario: "Scenario") -> "Simulation":
     from selfheal_assets.core.simulation import simulate as simulated
+    from selfheal_assets.stores.populations import population_of
 
     return simulated(population_of(settings), scenario)
-
-
-def population_of(settings: Settings) -> "Population":
-    """The population of the installation's use case.
-
-    Raises:
-        SourceError: its source cannot be read.
-        SimulationError: too few of its outcomes are known.
-    """
-    from selfheal_assets.core.population import fit_population
-    from selfheal_assets.stores.sources import read_cases
-
-    case, known = settings.case, read_cases(settings.case, settings)
-    return fit_population(known.frame, known.labels, case.features, case.label)
 
 
 def _summary(made: "Simulation", written: "Written") -> dict[str, Any]:

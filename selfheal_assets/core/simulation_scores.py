@@ -28,8 +28,8 @@ class Regret:
     """By how much a model's expected scores are worse than those of the truth itself, per case; 0 is perfect.
 
     ``brier`` is the mean of (p − q)², ``log_loss`` the mean Kullback–Leibler divergence of q from p in nats, with p
-    true and q the model's: the expectation of each score's excess over labels drawn with p (Gneiting and Raftery, Strictly
-    Proper Scoring Rules, Prediction, and Estimation, 2007).
+    true and q the model's: the expectation of each score's excess over labels drawn with p (Gneiting and Raftery,
+    Strictly Proper Scoring Rules, Prediction, and Estimation, 2007).
     """
 
     rows: int

@@ -43,9 +43,11 @@ def simulate(
 ) -> None:
     """Make up a history whose truth is known, to see what the loop would do in it.
 
-    Cases are drawn from a real use case's, with replacement, at random times. A model fitted once on their real
-    outcomes is the truth: it gives each case its chance, and the label is drawn with it. Then things happen: inputs
-    move, outcomes change, labels come late or wrong or not at all, columns break. Everything that happens is logged.
+    Cases are drawn from a real use case's, with replacement, at random times.
+    A model fitted once on their real outcomes is the truth: it gives each case
+    its chance, and the label is drawn with it. Then things happen: inputs move,
+    outcomes change, labels come late, wrong or never, columns break. All of it
+    is logged.
 
     A first look, and the loop's answer to it:
 
@@ -55,10 +57,14 @@ def simulate(
 
         SELFHEAL_USE_CASE=data/sim/mixed_7/use_case.yaml selfheal replay
 
-    In the folder: cases.parquet and use_case.yaml (what the loop reads), labels.parquet (what was recorded, when),
-    truth.parquet (each case's true chance and outcome), events.parquet and in_force.parquet (what happened when),
-    scenario.yaml (copy it, change it, and give it as --scenario). The same seed makes the same history, and another
-    scenario under it the same cases, but for what its events change. docs/simulation.md says how each event works.
+    In the folder: cases.parquet and use_case.yaml are what the loop reads.
+    labels.parquet: what was recorded, and when. truth.parquet: each case's true
+    chance and outcome. events.parquet, in_force.parquet: what happened when.
+    scenario.yaml: copy it, change it, and give it as --scenario.
+
+    The same seed makes the same history, and another scenario under it the same
+    cases, but for what its events change. docs/simulation.md tells how each
+    kind of event works.
     """
     from selfheal_assets.core.population import SimulationError
     from selfheal_assets.core.random_scenario import RANDOM

@@ -105,8 +105,8 @@ def score_alarms(
         for chunk in acting["chunk"]:  # a recurring event is not in force in between
             answered[place[chunk] : place[chunk] + patience + 1] = True
         first = place[acting["chunk"].min()]  # type: ignore[index]
-        hit = next((i for i in np.flatnonzero(answered) if chunks[i] in alarmed), None)
-        delay = None if hit is None else int(hit) - first
+        hit = next((i for i, on in enumerate(answered) if on and chunks[i] in alarmed), None)
+        delay = None if hit is None else hit - first
         rows.append((event, kind, touched, chunks[first], None if hit is None else chunks[hit], delay))
         expected |= answered
     false = tuple(chunk for i, chunk in enumerate(chunks) if chunk in alarmed and not expected[i])

@@ -117,10 +117,11 @@ def test_outcomes_follow_inputs_that_move():
     assert during["true_probability"].equals(during["initial_probability"]), "the same world, other inputs"
 
 
-def test_a_mix_multiplies_the_odds_of_its_group_and_keeps_the_rest_of_the_distribution():
-    made = simulated(event("mix"), cases_per_month=3000)
+@pytest.mark.parametrize("odds", [4.0, 0.25])
+def test_a_mix_multiplies_the_odds_of_its_group_and_keeps_the_rest_of_the_distribution(odds):
+    made = simulated(event("mix", odds=odds), cases_per_month=3000)
     share = population().frame["kind"].eq("c").mean()
-    wanted = 4 * share / (4 * share + 1 - share)
+    wanted = odds * share / (odds * share + 1 - share)
     during = within(made, made.cases, FROM, TO)
     error = np.sqrt(wanted * (1 - wanted) / during.height)
     assert abs(during["kind"].eq("c").mean() - wanted) < 4 * error
@@ -139,11 +140,12 @@ def test_a_mix_of_a_number_is_about_those_above_the_median_unless_told():
 # --- outcomes -----------------------------------------------------------------------------------
 
 
-def test_a_prior_shift_multiplies_the_odds_of_a_positive_and_keeps_how_positives_look():
-    made = simulated(event("prior_shift"), cases_per_month=3000)
+@pytest.mark.parametrize("odds", [2.0, 0.5])
+def test_a_prior_shift_multiplies_the_odds_of_a_positive_and_keeps_how_positives_look(odds):
+    made = simulated(event("prior_shift", odds=odds), cases_per_month=3000)
     rate = (1 / (1 + np.exp(-population().log_odds))).mean()
     during = within(made, made.truth, FROM, TO)
-    wanted = 2 * rate / (2 * rate + 1 - rate)
+    wanted = odds * rate / (odds * rate + 1 - rate)
     assert abs(during["true_label"].mean() - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / during.height)
     known = made.cases.join(made.truth.select("entity_id", "true_label"), on="entity_id")
     for label in (0, 1):

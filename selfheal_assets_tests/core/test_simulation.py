@@ -168,6 +168,14 @@ def test_concept_drift_turns_the_effect_of_a_feature_round():
     assert correlation(within(made, known, TO, 24)) > 0.3
 
 
+def test_concept_drift_leaves_the_effects_of_other_features():
+    made = simulated(event("concept_drift"))
+    during = within(made, made.truth, FROM, TO)
+    logit = [np.log(during[n] / (1 - during[n])) for n in ("true_probability", "initial_probability")]
+    effects = population().truth.contributions(within(made, made.cases, FROM, TO))
+    assert np.allclose(logit[0] - logit[1], -2 * effects[:, 0]), "signal, the first, from +1 to -1 times"
+
+
 def test_concept_drift_adds_log_odds_to_every_case():
     made = simulated({"kind": "concept_drift", "log_odds": 1.0} | PERIOD)
     during = within(made, made.truth, FROM, TO)

@@ -7,9 +7,10 @@ Only reading and validating the declaration belongs here; what the declaration m
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from selfheal_assets.core import fingerprint
+from selfheal_assets.core.declared import Misdeclared, as_model, read_yaml
 from selfheal_assets.core.evidence_policy import DriftAlarms, HarmAlarms
 from selfheal_assets.core.periods import add_months, chunk_end, chunk_start, midnight
 from selfheal_assets.core.policies import Policy
@@ -28,15 +29,7 @@ from selfheal_assets.core.spec import (
     Text,
     Training,
 )
-from selfheal_assets.core.yaml_text import YamlProblem, YamlText
 
-# Pydantic speaks of JSON; the reader looks at YAML.
-_WORDS = {
-    "Input should be an object": "must be a mapping of keys",
-    "Input should be a valid array": "must be a list",
-    "Tuple should have": "the list should have",
-    "Extra inputs are not permitted": "is not permitted: no such key",
-}
 _CHUNKS_PER_YEAR = {"day": 365, "week": 52, "month": 12, "quarter": 4}
 SHIPPED = Path(__file__).parent / "use_cases"
 
@@ -102,6 +95,7 @@ class UseCase(Spec):
     def _columns_are_sound(self) -> Self:
         keys = {"entity_id": self.entity_id, "event_time": self.event_time}
         keys |= {"label": self.label.positive_at or self.label.column or ""}
+        keys |= {"label.recorded_at": self.label.recorded_at} if self.label.recorded_at else {}
         for key, column in keys.items():
             if list(keys.values()).count(column) > 1:
                 same = " and ".join(k for k, c in keys.items() if c == column)
@@ -215,13 +209,6 @@ def _find(name_or_path: str) -> Path:
     return path
 
 
-def _location_of(error: Any) -> tuple[Any, ...]:
-    """Where an error is: pydantic's location, or the dotted key that a whole-model rule names first."""
-    if error["loc"]:
-        return error["loc"]
-    return tuple(error["msg"].removeprefix("Value error, ").split(":")[0].split("."))
-
-
 def load_use_case(name_or_path: str, policy_overrides: dict[str, Any] | None = None) -> UseCase:
     """Read a use case by its shipped name or by path.
 
@@ -235,33 +222,15 @@ def load_use_case(name_or_path: str, policy_overrides: dict[str, Any] | None = N
     """
     path = _find(name_or_path)
     try:
-        text = YamlText(path.read_text(encoding="utf-8"))
+        text = read_yaml(path.read_text(encoding="utf-8"), str(path), "docs/use_cases.md")
+        for dotted, value in (policy_overrides or {}).items():
+            if value is not None:
+                _override(text.document, dotted.split("."), value)
+        return as_model(text, UseCase, str(path))
     except UnicodeDecodeError as error:
         raise UseCaseError(f"{path}: not UTF-8 text: {error}") from error
-    except YamlProblem as error:
-        where = f"{path}, line {error.line}" if error.line else str(path)
-        what = f"{error.key}: {error}" if error.key else f"{error}; see docs/use_cases.md"
-        raise UseCaseError(f"{where}: {what}") from error
-    for dotted, value in (policy_overrides or {}).items():
-        if value is not None:
-            _override(text.document, dotted.split("."), value)
-    try:
-        # As JSON, strict: '600' and true are no numbers, 0 is no boolean.
-        return UseCase.model_validate_json(text.as_json(), strict=True)
-    except ValidationError as error:
-        raise UseCaseError("\n".join(_told(path, text, problem) for problem in error.errors())) from error
-
-
-def _told(path: Path, text: YamlText, problem: Any) -> str:
-    """One of pydantic's errors as ``file, line, key: what``."""
-    location = _location_of(problem)
-    key = ".".join(map(str, location))
-    message = problem["msg"].removeprefix("Value error, ").removeprefix(f"{key}: ")
-    if problem["input"] is None:
-        message = "is empty: give it a value, or remove the key"
-    for theirs, ours in _WORDS.items():
-        message = message.replace(theirs, ours)
-    return f"{path}, line {text.line_of(location)}: {key}: {message}"
+    except Misdeclared as error:
+        raise UseCaseError(str(error)) from error
 
 
 def _override(document: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from selfheal_assets.cli import data, decisions, keys, promotion, status
+from selfheal_assets.cli import data, decisions, keys, promotion, simulate, status
 from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 from selfheal_assets.stores.segments import Durability
@@ -35,7 +35,14 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(decisions.audit, name="audit")
 app.command("asof")(decisions.asof)
-for command in (status.status, status.notify, promotion.rollback, promotion.pending, promotion.approve):
+for command in (
+    status.status,
+    status.notify,
+    promotion.rollback,
+    promotion.pending,
+    promotion.approve,
+    simulate.simulate,
+):
     app.command()(command)
 
 

@@ -102,15 +102,17 @@ class LabelSpec(Spec):
 
     Either ``positive_at`` (a date column: when the bad outcome happened, empty if it has not) or ``column``
     (0/1, known at the horizon). ``horizon_months`` is the age at which a case without a positive label is
-    negative. ``outcome`` is the plural by which people call the positives. ``implicit_negatives``: nobody
-    reports the good ones, so a mature case without any label counts
-    as negative; otherwise it stays unlabelled.
+    negative. ``recorded_at`` is a column that says when the outcome, good or bad, was recorded, where that may be
+    later than it became true; empty where it never was. ``outcome`` is the plural by which people call the positives.
+    ``implicit_negatives``: nobody reports the good ones, so a mature case without any label counts as negative;
+    otherwise it stays unlabelled.
     """
 
     name: Text
     horizon_months: Months
     positive_at: Text | None = None
     column: Text | None = None
+    recorded_at: Text | None = None
     implicit_negatives: bool = True
     outcome: str = "positives"
     description: str = ""
@@ -124,7 +126,7 @@ class LabelSpec(Spec):
     @property
     def outcome_columns(self) -> frozenset[str]:
         """Columns of the source that are only known after the outcome."""
-        return frozenset(c for c in (self.name, self.positive_at, self.column) if c)
+        return frozenset(c for c in (self.name, self.positive_at, self.column, self.recorded_at) if c)
 
 
 class Segment(Spec):

@@ -104,8 +104,9 @@ def _reader(case: UseCase):
 
 def wanted_columns(case: UseCase) -> list[str]:
     """Our names of the columns that a reader must give."""
-    outcome = case.label.positive_at or case.label.column or ""
-    return list(dict.fromkeys([case.entity_id, case.event_time, *case.feature_names, outcome]))
+    outcome = [case.label.positive_at or case.label.column or ""]
+    outcome += [case.label.recorded_at] if case.label.recorded_at else []
+    return list(dict.fromkeys([case.entity_id, case.event_time, *case.feature_names, *outcome]))
 
 
 def _frame(raw: pl.DataFrame, case: UseCase, what: str, first_row: int, now: datetime) -> pl.DataFrame:
@@ -166,7 +167,7 @@ def _repeated(ids: pl.Series, first_row: int) -> list[Problem]:
 def _labels(
     raw: pl.DataFrame, frame: pl.DataFrame, case: UseCase, path: Path, first_row: int
 ) -> pl.DataFrame:
-    """Labels by the use case's rule; a case whose 0/1 is empty has none."""
+    """Labels by the use case's rule; a case whose 0/1, or whose time of recording, is empty has none."""
     keyed = frame.select(
         "entity_id", "event_time", due=pl.col("event_time").dt.offset_by(f"{case.label.horizon_months}mo")
     )
@@ -183,12 +184,51 @@ def _labels(
         )
     else:
         values, problems = _parse_binary(raw[case.label.column or ""], first_row)
-        labelled = keyed.with_columns(values.alias("label"), known=pl.col("due")).drop_nulls("label")
+        never = pl.lit(None, dtype=pl.Datetime("us"))
+        labelled = keyed.with_columns(values.alias("label"), known=pl.col("due"), happened=never)
+    if case.label.recorded_at and not problems:
+        labelled, problems = _recorded(raw[case.label.recorded_at], labelled, first_row)
     if problems:
         raise InvalidRows(str(path), problems)
-    return labelled.select(
-        "entity_id", "label", occurred_at="known", recorded_at="known", source=pl.lit(path.name)
+    known = labelled.drop_nulls("label")
+    recorded = pl.col("recorded") if case.label.recorded_at else pl.col("known")
+    return known.select(
+        "entity_id", "label", occurred_at="known", recorded_at=recorded, source=pl.lit(path.name)
+    ).drop_nulls("recorded_at")
+
+
+def _recorded(
+    column: pl.Series, labelled: pl.DataFrame, first_row: int
+) -> tuple[pl.DataFrame, list[Problem]]:
+    """The labels with when they were ``recorded`` (null: never), and those recorded on a day before they can be.
+
+    What is not dated itself (a good outcome, a 0 or 1) and is recorded before the horizon's end was known then.
+    """
+    times, problems = parse_times(column, first_row)
+    if problems:
+        return labelled, problems
+    dated = pl.col("happened").is_not_null() & (pl.col("label") == 1)
+    least = pl.when(dated).then("happened").otherwise("event_time")
+    early = labelled.select((times.dt.date() < least.dt.date()).fill_null(False)).to_series()
+    problems = [
+        Problem(
+            column.name,
+            row + first_row,
+            f"recorded on {times[row].date()}, before it can be known ({day.date()}): correct the date, or leave it "
+            "empty if the outcome was never recorded",
+        )
+        for row, day in zip(early.arg_true(), labelled.filter(early).select(least).to_series(), strict=True)
+    ]
+    # A date without a time is at midnight, perhaps before the outcome of the same day.
+    known = (
+        pl.when(dated)
+        .then("known")
+        .otherwise(pl.max_horizontal("event_time", pl.min_horizontal("known", times)))
     )
+    labelled = labelled.with_columns(known=known)
+    return labelled.with_columns(
+        recorded=pl.when(times.is_not_null()).then(pl.max_horizontal("known", times))
+    ), problems
 
 
 def _parse_binary(column: pl.Series, first_row: int) -> tuple[pl.Series, list[Problem]]:

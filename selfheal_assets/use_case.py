@@ -171,6 +171,16 @@ class UseCase(Spec):
         return self
 
     @model_validator(mode="after")
+    def _family_fits_the_evidence(self) -> Self:
+        if "maturity_aware" in self.training.family and self.policy.gates.evidence == "matured":
+            raise ValueError(
+                "training.family: 'maturity_aware' learns from cases that are not mature, up to the newest months; "
+                "gates that wait for matured labels would have none later than those to judge it on: say "
+                "'evidence: partial' in policy.gates, or remove it here"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _later_periods_are_sound(self) -> Self:
         until, chunk = self.monitoring.until, self.monitoring.chunk
         first = chunk_start(midnight(self.go_live), chunk)

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.core.spec import Feature, Training
-from selfheal_assets.core.training import TrainingPlan
 
 FEATURES = (
     Feature(name="signal", type="number", nullable=True),

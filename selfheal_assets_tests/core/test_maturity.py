@@ -17,8 +17,8 @@ from selfheal_assets.core.maturity import (
     log_likelihood_ratio,
 )
 from selfheal_assets.core.periods import add_months
+from selfheal_assets.core.plan import plan_training
 from selfheal_assets.core.spec import LabelSpec, Period, Training
-from selfheal_assets.core.training import plan_training
 from selfheal_assets_tests.core.generated import days, sigmoid, untrained
 
 LABEL = LabelSpec(name="bad", positive_at="bad_on", horizon_months=12)

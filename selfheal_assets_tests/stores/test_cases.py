@@ -8,7 +8,7 @@ import pytest
 
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import ReferenceWindow
-from selfheal_assets.core.training import NotEnoughData, TrainingPlan
+from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import label_ledger
 from selfheal_assets.stores.cases import (

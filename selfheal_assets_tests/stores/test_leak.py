@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.bundle import ReferenceWindow
-from selfheal_assets.core.training import TrainingPlan
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import cases, label_ledger
 from selfheal_assets.stores.applications import load_history

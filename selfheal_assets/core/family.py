@@ -118,13 +118,14 @@ def maturity_aware(material: Material) -> Bundle:
             f"{since:%Y-%m-%d}; training.min_positives asks for {m.training.min_positives}"
         )
     fitting.load_learners()
+    cases, weight = hazard.draw_cases(lives, policy, m.training.seed)
+    lives, drawn = lives.where(cases), rows[cases]
     vocabulary = learn_vocabulary(rows, m.features)
-    matrix = encode(rows, m.features, vocabulary)
-    periods = hazard.person_periods(lives, policy, m.training.seed)
+    matrix = encode(drawn, m.features, vocabulary)
+    periods = hazard.person_periods(lives, weight, policy, m.training.seed)
     teacher = hazard.fit_hazard(matrix, periods, m.training)
     soft = hazard.soft_labels(hazard.survival(teacher, matrix, policy.bands), lives)
-    weight = hazard.cohort_weight(lives, policy)
-    positive, due = m.so_far(rows)
+    positive, due = m.so_far(drawn)
     calibrator, threshold = Calibrator(), 0.5
     with ThreadPoolExecutor(m.training.parallel_fits) as pool:
         whole = pool.submit(fitting.fit_booster, matrix, soft, m.training, weight)
@@ -145,7 +146,7 @@ def maturity_aware(material: Material) -> Bundle:
         reference=_reference(m.plan),
         training_fingerprint=m.fingerprint,
         candidate="maturity_aware",
-        notes=m.plan.noted(positive),
+        notes=m.plan.noted(rows["label"].to_numpy()),
     )
 
 

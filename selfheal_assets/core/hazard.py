@@ -72,21 +72,28 @@ class PersonPeriods:
     weight: np.ndarray
 
 
-def cohort_weight(lives: Lives, policy: Hazard) -> np.ndarray:
-    """What a case counts for: half of what one counts that is a cohort half-life younger."""
-    return 0.5 ** (lives.age / DAYS_PER_MONTH / policy.cohort_half_life_months)
+def draw_cases(lives: Lives, policy: Hazard, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cases to learn from: numbers, ascending, and weights.
+
+    A case counts half of what one counts that is ``policy.cohort_half_life_months`` younger. Positives are rare: all
+    are kept, with that weight; of the others a seeded sample is drawn with that chance, so that older cohorts cost
+    less, and weighs 1.
+    """
+    counts = 0.5 ** (lives.age / DAYS_PER_MONTH / policy.cohort_half_life_months)
+    drawn = lives.positive | (np.random.default_rng(seed).random(len(counts)) < counts)
+    cases = np.flatnonzero(drawn)
+    return cases, np.where(lives.positive, counts, 1.0)[cases]
 
 
-def person_periods(lives: Lives, policy: Hazard, seed: int) -> PersonPeriods:
+def person_periods(lives: Lives, weight: np.ndarray, policy: Hazard, seed: int) -> PersonPeriods:
     """Cut lives into bands.
 
     A band that is only partly lived through counts by the part, which is what a constant hazard within it asks for.
-    Exposure ``m`` months before the day weighs 2^(-m / half-life), times the weight of its cohort. Of the rows that
-    did not turn a seeded sample is taken, with chance and weight such that sums keep their expectation.
+    Exposure ``m`` months before the day weighs 2^(-m / half-life), times the case's ``weight``. Of the rows that did
+    not turn a seeded sample is taken, with chance and weight such that sums keep their expectation.
     """
     length = lives.horizon / policy.bands
     rng = np.random.default_rng(seed)
-    cohort = cohort_weight(lives, policy)
     seen = np.where(lives.positive, lives.turned, np.minimum(lives.age, lives.horizon))
     parts = []
     for band in range(policy.bands):
@@ -96,13 +103,15 @@ def person_periods(lives: Lives, policy: Hazard, seed: int) -> PersonPeriods:
         lived = np.clip((np.minimum(lives.age, lives.horizon) - start) / length, 0, 1)
         survived = ~turned & (seen > start) & (lived > 0)
         ago = np.maximum(lives.age - start - length * np.maximum(lived, 1e-9) / 2, 0) / DAYS_PER_MONTH
-        recency = cohort * 0.5 ** (ago / policy.half_life_months)
+        recency = 0.5 ** (ago / policy.half_life_months)
         drawn = survived & (rng.random(len(seen)) < policy.negative_share * recency)
-        for event, rows, weight in ((1, turned, recency), (0, drawn, lived / policy.negative_share)):
+        for event, rows, counts in ((1, turned, recency), (0, drawn, lived / policy.negative_share)):
             case = np.flatnonzero(rows)
-            parts.append((case, np.full(len(case), band), np.full(len(case), event), weight[case]))
-    case, band, turned, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return PersonPeriods(case, band.astype(np.float32), turned.astype(np.int8), weight)
+            parts.append(
+                (case, np.full(len(case), band), np.full(len(case), event), weight[case] * counts[case])
+            )
+    case, band, event, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return PersonPeriods(case, band.astype(np.float32), event.astype(np.int8), counts)
 
 
 def fit_hazard(matrix: np.ndarray, periods: PersonPeriods, training: Training):

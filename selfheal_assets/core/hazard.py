@@ -147,4 +147,4 @@ def soft_labels(still: np.ndarray, lives: Lives) -> np.ndarray:
     rows, log_still = np.arange(len(still)), np.log(np.maximum(still, 1e-12))
     at_start, at_end = log_still[rows, band], log_still[rows, band + 1]
     reached = at_start + (place - band) * (at_end - at_start)
-    return np.where(lives.positive, 1.0, -np.expm1(log_still[:, -1] - reached))
+    return np.where(lives.positive, 1.0, np.clip(-np.expm1(log_still[:, -1] - reached), 0, 1))

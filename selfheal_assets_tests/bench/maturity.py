@@ -168,7 +168,7 @@ def _failed(found: dict[int, dict[str, Any]]) -> list[str]:
         off = {m: abs(f[f"expected_over_observed_{m}"] - 1) for m in ("maturity_aware", "matured")}
         if off["maturity_aware"] >= off["matured"]:
             failed.append(
-                f"{year}: expected/observed of maturity-aware is no nearer to 1 than of matured labels alone"
+                f"{year}: expected/observed of maturity-aware is no nearer to 1 than of matured alone"
             )
     return failed
 

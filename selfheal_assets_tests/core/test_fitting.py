@@ -16,7 +16,9 @@ from selfheal_assets.core.fitting import (
     fit_booster,
     fit_bundle,
     fit_calibrator,
+    fit_partial_calibrator,
     out_of_fold_margins,
+    threshold_so_far,
 )
 from selfheal_assets.core.metrics import best_f1_threshold
 from selfheal_assets.core.plan import NotEnoughData
@@ -179,3 +181,38 @@ def test_noise_does_not_look_confident():
     greedy = QUICK.model_copy(update={"rounds": 25, "max_depth": 6, "min_child_weight": 0.0})
     p = fit(rows, greedy).score(cases(900, 13))
     assert np.abs(p - rows["label"].mean()).mean() < 0.05
+
+
+def half_due(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Margins, whether positive so far, the share due, and the outcome in the end, of a known relation."""
+    rng = np.random.default_rng(seed)
+    margin, due = rng.normal(0, 2, rows), rng.uniform(0, 1, rows)
+    ever = rng.uniform(size=rows) < sigmoid(0.6 * margin - 1.1)
+    return margin, (ever & (rng.uniform(size=rows) < due)).astype(np.int8), due, ever.astype(np.int8)
+
+
+def test_a_calibrator_of_labels_so_far_finds_what_will_be():
+    margin, so_far, due, ever = half_due(60_000, 1)
+    found = fit_partial_calibrator(margin, so_far, due)
+    assert (found.slope, found.intercept) == pytest.approx((0.6, -1.1), abs=0.06)
+    assert fit_calibrator(margin, so_far).intercept < -1.6, "which labels so far alone would not say"
+    mature = fit_partial_calibrator(margin, ever, np.ones(len(ever)))
+    alike = fit_calibrator(margin, ever)
+    assert (mature.slope, mature.intercept) == pytest.approx((alike.slope, alike.intercept), abs=2e-3)
+
+
+def test_a_calibrator_follows_the_rows_that_count():
+    margin, so_far, due, _ = half_due(20_000, 2)
+    twice = np.concatenate([margin, margin]), np.concatenate([so_far, 0 * so_far]), np.concatenate([due, due])
+    weight = np.repeat([1.0, 0.0], 20_000)
+    found, wanted = fit_partial_calibrator(*twice, weight), fit_partial_calibrator(margin, so_far, due)
+    assert (found.slope, found.intercept) == pytest.approx((wanted.slope, wanted.intercept), abs=1e-5)
+
+
+def test_the_threshold_of_labels_so_far_is_that_of_the_outcome():
+    margin, so_far, due, ever = half_due(60_000, 3)
+    p = sigmoid(0.6 * margin - 1.1)
+    found = threshold_so_far(p, so_far, due)
+    assert found == pytest.approx(best_f1_threshold(ever, p), abs=0.02)
+    assert threshold_so_far(p, ever, np.ones(len(p))) == best_f1_threshold(ever, p)
+    assert abs(best_f1_threshold(so_far, p) - found) > 0.03, "the labels so far alone ask for another"

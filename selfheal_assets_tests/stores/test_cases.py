@@ -273,7 +273,13 @@ def test_without_a_mature_labelled_case_there_is_nothing_to_train_on(waiting, ca
         frozen_training_set(waiting, case, PLAN)
 
 
-SO_FAR = replace(PLAN, as_of=datetime(2020, 10, 1), evaluate_until=datetime(2020, 4, 1), evaluate_from=datetime(2020, 2, 1), immature_until=datetime(2020, 7, 1))  # fmt: skip
+SO_FAR = TrainingPlan(
+    as_of=datetime(2020, 10, 1),
+    validate_from=datetime(2020, 6, 1),
+    evaluate_from=datetime(2020, 2, 1),
+    evaluate_until=datetime(2020, 4, 1),
+    immature_until=datetime(2020, 7, 1),
+)
 
 
 def test_where_labels_so_far_count_the_training_set_holds_cases_that_are_not_mature(warehouse, case):

@@ -87,7 +87,7 @@ def choose_challenger(material: Material, say: Say = lambda _: None) -> Choice:
         return trial
 
     with ThreadPoolExecutor(material.training.parallel_fits) as pool:
-        trials = {t.member: t for t in pool.map(tried, family)}
+        trials: dict[FamilyName, Trial] = {t.member: t for t in pool.map(tried, family)}
     failed: dict[FamilyName, str] = {}
     for member in sorted(family, key=lambda m: _rank(trials[m])):
         say(f"fitting {member}")

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core import metrics
+from selfheal_assets.core.blocks import quantised
 from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
 from selfheal_assets.core.encoding import encode, learn_vocabulary
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
@@ -48,15 +49,23 @@ def _parameters(training: Training) -> dict[str, object]:
     }
 
 
-def fit_booster(matrix: np.ndarray, label: np.ndarray, training: Training, weight: np.ndarray | None = None):
-    """One XGBoost booster on an encoded matrix (rows, features) and labels in [0, 1], fractions allowed.
+def fit_booster(
+    matrix: np.ndarray,
+    label: np.ndarray,
+    training: Training,
+    weight: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
+    column: np.ndarray | None = None,
+):
+    """One XGBoost booster on an encoded matrix (cases, features) and labels in [0, 1], fractions allowed.
 
-    It uses one thread: the fits of a retraining run side by side instead (``training.parallel_fits``). XGBoost's
-    own threads wait for each other by spinning, which on a busy machine takes twenty times as long.
+    ``rows``, ``column`` and ``weight`` are as in :func:`blocks.quantised`. It uses one thread: the fits of a
+    retraining run side by side instead (``training.parallel_fits``). XGBoost's own threads wait for each other by
+    spinning, which on a busy machine takes twenty times as long.
     """
     import xgboost
 
-    data = xgboost.QuantileDMatrix(matrix, label, weight=weight, nthread=1)
+    data = quantised(matrix, label, weight, rows, column)
     return xgboost.train(_parameters(training), data, num_boost_round=training.rounds)
 
 
@@ -147,7 +156,7 @@ def out_of_fold_margins(
     def hold_out(fold: tuple[np.ndarray, np.ndarray]) -> None:
         fit_rows, held_out = fold
         shares = None if weight is None else weight[fit_rows]
-        booster = fit_booster(matrix[fit_rows], learned[fit_rows], training, shares)
+        booster = fit_booster(matrix, learned[fit_rows], training, shares, fit_rows)
         held_out_margins[held_out] = margins(booster, matrix[held_out])
 
     list(pool.map(hold_out, folds))

@@ -122,8 +122,7 @@ def fit_hazard(matrix: np.ndarray, periods: PersonPeriods, training: Training):
         periods: of those cases.
         training: parameters and seed.
     """
-    rows = np.column_stack([matrix[periods.case], periods.band])
-    return fit_booster(rows, periods.turned, training, periods.weight)
+    return fit_booster(matrix, periods.turned, training, periods.weight, periods.case, periods.band)
 
 
 def survival(booster, matrix: np.ndarray, bands: int) -> np.ndarray:

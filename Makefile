@@ -140,7 +140,7 @@ bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and b
 	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
 
 .PHONY: bench-maturity
-bench-maturity: $(STAMP) ## Train on labels so far and on matured ones alone, 2003 to 2009 (4 minutes; ARGS=--no-full)
+bench-maturity: $(STAMP) ## Train on labels so far and on matured ones alone, 2003 to 2009 (minutes; ARGS=--no-full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.maturity $(ARGS)
 
 # Other tools that a benchmark measures beside this one; the product does not need them.

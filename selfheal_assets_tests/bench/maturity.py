@@ -29,9 +29,10 @@ from selfheal_assets_tests.toy import PROJECT
 
 YEARS, STALE = (2003, 2005, 2007, 2009), 2002
 MATURED: tuple[FamilyName, ...] = ("full_history", "recent_window")
+FIGURES = ("auc", "brier", "expected_over_observed")
 MODELS = ("stale", "matured", "maturity_aware", "oracle")
 FULL = PROJECT / "data" / "sba_loans.parquet"
-WANTED_GAIN, WANTED_YEARS, TOLERATED_LOSS = 0.02, 3, 0.01
+WANTED_GAIN, TOLERATED_LOSS = 0.02, 0.01
 
 
 def main(
@@ -44,6 +45,7 @@ def main(
     held_out: Annotated[
         bool, typer.Option(help="Hold out what a retraining does: the reference and the gates' months.")
     ] = False,
+    year: Annotated[list[int] | None, typer.Option(help="Only this year; may be given again.")] = None,
     seed: Annotated[int, typer.Option(help="Of every fit.")] = 0,
 ) -> None:
     """Train on what was known at the start of a year, test on the loans of that year."""
@@ -52,22 +54,19 @@ def main(
     report.say(f"{cases.frame.height:,} loans from {cases.path}")
     stale = _matured(_known(settings, cases, datetime(STALE, 1, 1), held_out, seed))
     found = {}
-    for year in YEARS:
-        found[year] = _year(settings, cases, year, stale, held_out, seed)
+    for tested in year or YEARS:
+        found[tested] = _year(settings, cases, tested, stale, held_out, seed)
         report.table(
-            f"Loans of {year}: trained on what was known on {year}-01-01",
+            f"Loans of {tested}: trained on what was known on {tested}-01-01",
             ["", "ROC AUC", "Brier", "expected/observed"],
-            [
-                (m, *(found[year][f"{k}_{m}"] for k in ("auc", "brier", "expected_over_observed")))
-                for m in MODELS
-            ],
+            [(m, *(found[tested][f"{k}_{m}"] for k in FIGURES)) for m in MODELS],
         )
     failed = _failed(found)
     for reason in failed:
         report.say(reason)
     report.figures(
-        years=list(YEARS),
-        **{str(year): f for year, f in found.items()},
+        years=list(found),
+        **{str(tested): f for tested, f in found.items()},
         failed=failed,
         loans=cases.frame.height,
         source=cases.path.name,
@@ -80,11 +79,8 @@ def main(
 def _known(settings: Settings, cases: Cases, as_of: datetime, held_out: bool, seed: int) -> Material:
     """What was known at ``as_of``; without ``held_out`` all of it may be learned from."""
     case = settings.case
-    horizon, training = (
-        case.label.horizon_months,
-        case.training.model_copy(update={"seed": seed, "family": MATURED}),
-    )
-    matured_until, newest = add_months(as_of, -horizon), as_of
+    training = case.training.model_copy(update={"seed": seed, "family": MATURED})
+    matured_until, newest = add_months(as_of, -case.label.horizon_months), as_of
     reference = matured_until
     if held_out:
         reference = add_months(matured_until, -training.evaluation_months)
@@ -157,10 +153,9 @@ def _failed(found: dict[int, dict[str, Any]]) -> list[str]:
     """What is short of what is wanted, in words."""
     gain = {y: f["auc_maturity_aware"] - f["auc_matured"] for y, f in found.items()}
     failed = []
-    if (won := sum(g >= WANTED_GAIN for g in gain.values())) < WANTED_YEARS:
-        failed.append(
-            f"maturity-aware gains {WANTED_GAIN} of ROC AUC in {won} years; wanted are {WANTED_YEARS}"
-        )
+    won, wanted = sum(g >= WANTED_GAIN for g in gain.values()), len(gain) - 1
+    if won < wanted:
+        failed.append(f"maturity-aware gains {WANTED_GAIN} of ROC AUC in {won} years; wanted are {wanted}")
     failed += [
         f"{y}: maturity-aware loses {-g:.4f} of ROC AUC" for y, g in gain.items() if g < -TOLERATED_LOSS
     ]

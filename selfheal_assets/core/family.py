@@ -40,7 +40,8 @@ class Material:
         fingerprint: of the training set.
         curve: when positives become known; gives the horizon.
         champion: the production model, if there is one.
-        calibrated: whether a fit needs calibrator and threshold. A comparison of boosters does without.
+        calibrated: whether a fit needs its final calibrator. For a comparison members of matured labels do without,
+            which are at their level anyway, and ``maturity_aware`` has one of a single fold.
     """
 
     rows: pl.DataFrame
@@ -126,21 +127,20 @@ def maturity_aware(material: Material) -> Bundle:
     teacher = hazard.fit_hazard(matrix, periods, m.training)
     soft = hazard.soft_labels(hazard.survival(teacher, matrix, policy.bands), lives)
     positive, due = m.so_far(drawn)
-    calibrator, threshold = Calibrator(), 0.5
+    folds = m.training.folds if m.calibrated else 1
     with ThreadPoolExecutor(m.training.parallel_fits) as pool:
         whole = pool.submit(fitting.fit_booster, matrix, soft, m.training, weight)
-        if m.calibrated:
-            held_out = fitting.out_of_fold_margins(matrix, positive, m.training, pool, soft, weight)
-            calibrator = fitting.fit_partial_calibrator(held_out, positive, due, weight)
-            threshold = fitting.threshold_so_far(calibrator(held_out), positive, due)
+        held, margin = fitting.held_out_margins(matrix, positive, m.training, pool, folds, soft, weight)
         booster = whole.result()
+    positive, due, weight = positive[held], due[held], weight[held]
+    calibrator = fitting.fit_partial_calibrator(margin, positive, due, weight)
     return Bundle(
         use_case=m.use_case,
         features=m.features,
         vocabulary=vocabulary,
         booster=bytes(booster.save_raw("ubj")),
         calibrator=calibrator,
-        threshold=threshold,
+        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
         trained_from=max(since, rows["event_time"][0]),
         trained_until=m.plan.validate_until,
         reference=_reference(m.plan),

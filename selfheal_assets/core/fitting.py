@@ -129,38 +129,42 @@ def threshold_so_far(probability: np.ndarray, positive_so_far: np.ndarray, due: 
     return metrics.best_f1_threshold(np.where(positive_so_far == 1, 1.0, later), probability)
 
 
-def out_of_fold_margins(
+def held_out_margins(
     matrix: np.ndarray,
     label: np.ndarray,
     training: Training,
     pool: ThreadPoolExecutor,
+    folds: int,
     learned: np.ndarray | None = None,
     weight: np.ndarray | None = None,
-) -> np.ndarray:
-    """Margin of each row from a booster that has not seen it (stratified folds, seeded, fitted in ``pool``).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the rows of some folds, ascending, and the margin of each from a booster that has not seen it.
 
     Args:
         matrix: encoded rows.
         label: 0/1, by which the folds are stratified.
         training: parameters, number of folds and seed.
         pool: where the folds are fitted.
+        folds: how many of them are held out in turn; all of them make every row's margin known.
         learned: labels in [0, 1] to learn instead of ``label``.
         weight: of each row.
     """
     from sklearn.model_selection import StratifiedKFold
 
     learned = label if learned is None else learned
-    folds = StratifiedKFold(training.folds, shuffle=True, random_state=training.seed).split(matrix, label)
-    held_out_margins = np.empty(len(label), dtype=np.float64)
+    splits = StratifiedKFold(training.folds, shuffle=True, random_state=training.seed).split(matrix, label)
 
-    def hold_out(fold: tuple[np.ndarray, np.ndarray]) -> None:
+    def hold_out(fold: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         fit_rows, held_out = fold
         shares = None if weight is None else weight[fit_rows]
         booster = fit_booster(matrix, learned[fit_rows], training, shares, fit_rows)
-        held_out_margins[held_out] = margins(booster, matrix[held_out])
+        return margins(booster, matrix[held_out])
 
-    list(pool.map(hold_out, folds))
-    return held_out_margins
+    chosen = list(splits)[:folds]
+    found = np.concatenate(list(pool.map(hold_out, chosen)))
+    rows = np.concatenate([held_out for _, held_out in chosen])
+    order = np.argsort(rows)
+    return rows[order], found[order]
 
 
 def fit_bundle(
@@ -203,7 +207,7 @@ def fit_bundle(
     with ThreadPoolExecutor(training.parallel_fits) as pool:
         whole = pool.submit(fit_booster, matrix, label, training)
         if calibrated:
-            held_out = out_of_fold_margins(matrix, label, training, pool)
+            _, held_out = held_out_margins(matrix, label, training, pool, training.folds)
             calibrator = fit_calibrator(held_out, label)
             threshold = metrics.best_f1_threshold(label, calibrator(held_out))
         booster = whole.result()

@@ -42,8 +42,8 @@ class Choice:
 def validate(material: Material, member: FamilyName) -> Trial:
     """Fit a member without the validation months and measure it on them; where it cannot be measured, say why.
 
-    Boosters are compared as they are fitted, without the calibrators that out-of-fold scores would give: four times
-    as many fits. The member that is nothing but a calibrator has its own.
+    Boosters of matured labels are compared without the calibrators that out-of-fold scores would give them: four
+    times as many fits. Where the level is the point, a calibrator is fitted (:class:`family.Material`).
     """
     rows = material.plan.validation(material.rows)
     if rows.is_empty():

@@ -17,7 +17,7 @@ from selfheal_assets.core.fitting import (
     fit_bundle,
     fit_calibrator,
     fit_partial_calibrator,
-    out_of_fold_margins,
+    held_out_margins,
     threshold_so_far,
 )
 from selfheal_assets.core.metrics import best_f1_threshold
@@ -150,10 +150,19 @@ def test_out_of_fold_margins_are_out_of_fold():
     in_sample = fit_booster(matrix, label, greedy).inplace_predict(matrix, predict_type="margin")
     assert roc_auc_score(label, in_sample) > 0.98
     with ThreadPoolExecutor(2) as pool:
-        held_out = out_of_fold_margins(matrix, label, greedy, pool)
+        rows, held_out = held_out_margins(matrix, label, greedy, pool, greedy.folds)
     # The standard error of an AUC of 0.5 on 2 × 300 rows is 0.024.
     assert abs(roc_auc_score(label, held_out) - 0.5) < 3 * 0.024
-    assert np.isfinite(held_out).all()
+    assert rows.tolist() == list(range(600)) and np.isfinite(held_out).all()
+
+
+def test_one_fold_is_a_part_of_all():
+    matrix, label = memorable_noise(300, 2)
+    with ThreadPoolExecutor(2) as pool:
+        rows, some = held_out_margins(matrix, label, QUICK, pool, 1)
+        every, whole = held_out_margins(matrix, label, QUICK, pool, QUICK.folds)
+    assert len(rows) == 100 and every.tolist() == list(range(300))
+    assert some.tolist() == whole[rows].tolist()
 
 
 def test_calibrator_and_threshold_come_from_out_of_fold_scores():
@@ -161,7 +170,9 @@ def test_calibrator_and_threshold_come_from_out_of_fold_scores():
     bundle = fit(rows)
     label = rows["label"].to_numpy()
     with ThreadPoolExecutor(2) as pool:
-        held_out = out_of_fold_margins(encode(rows, FEATURES, bundle.vocabulary), label, QUICK, pool)
+        _, held_out = held_out_margins(
+            encode(rows, FEATURES, bundle.vocabulary), label, QUICK, pool, QUICK.folds
+        )
     assert bundle.calibrator == fit_calibrator(held_out, label)
     assert bundle.threshold == best_f1_threshold(label, bundle.calibrator(held_out))
     # The in-sample margins would have given a steeper calibrator.

@@ -143,6 +143,10 @@ bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and b
 bench-rollback: $(STAMP) ## Live through 1,000 probations of an equally good champion, and some of a bad one (minutes)
 	@$(BIN)/python -m selfheal_assets_tests.bench.rollback $(ARGS)
 
+.PHONY: bench-maturity
+bench-maturity: $(STAMP) ## Train on labels so far and on matured ones alone, 2003 to 2009 (minutes; ARGS=--no-full)
+	@$(BIN)/python -m selfheal_assets_tests.bench.maturity $(ARGS)
+
 # Other tools that a benchmark measures beside this one; the product does not need them.
 PEERS := $(VENV)/.peers
 

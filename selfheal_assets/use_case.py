@@ -165,6 +165,25 @@ class UseCase(Spec):
         return self
 
     @model_validator(mode="after")
+    def _family_fits_the_evidence(self) -> Self:
+        if "maturity_aware" not in self.training.family:
+            return self
+        if self.policy.gates.evidence == "matured":
+            raise ValueError(
+                "training.family: 'maturity_aware' learns from cases that are not mature, so gates that wait for "
+                "matured labels have no later ones to judge it on: say 'evidence: partial' in policy.gates, or "
+                "remove it here"
+            )
+        months, horizon = self.training.gate_months, self.label.horizon_months
+        if months >= horizon:
+            raise ValueError(
+                f"training.gate_months: the newest {months} months are the gates', and what is older than "
+                f"label.horizon_months = {horizon} is mature: nothing is left for 'maturity_aware' to learn from; "
+                f"at most {horizon - 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _later_periods_are_sound(self) -> Self:
         until, chunk = self.monitoring.until, self.monitoring.chunk
         first = chunk_start(midnight(self.go_live), chunk)

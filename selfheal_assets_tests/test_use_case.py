@@ -223,6 +223,25 @@ POLICY = "  gates: {min_rows: 300}"
         (SOUND + 'description: "\\ud800"\n', "description", "description", "U+D800"),
         (SOUND + "training: {seed: -1}\n", "seed", "training.seed", "greater than or equal to 0"),
         (SOUND + "training: {rounds: 1000000000}\n", "rounds", "training.rounds", "10000"),
+        (
+            SOUND + "training: {family: [full_history, full_history]}\n",
+            "family",
+            "training.family",
+            "given twice",
+        ),
+        (
+            SOUND + "training: {family: [maturity_aware], gate_months: 2}\n",
+            "family",
+            "training.family",
+            "say 'evidence: partial' in policy.gates, or remove it here",
+        ),
+        (
+            replaced("min_rows: 300", "evidence: partial")
+            + "training: {family: [maturity_aware], gate_months: 3}\n",
+            "gate_months",
+            "training.gate_months",
+            "nothing is left for 'maturity_aware' to learn from; at most 2",
+        ),
     ],
 )
 def test_a_value_that_would_fail_later_is_refused_here(written, text, fragment, key, message):
@@ -241,6 +260,14 @@ def test_alarms_are_budgeted_over_the_chunks_of_a_year(written, chunk, a_year):
     assert case.drift_alarms.chunks_per_year == case.harm_alarms.horizon_chunks == a_year
     assert (case.drift_alarms.cells, case.harm_alarms.budget) == (7, 0.01)
     assert case.harm_alarms.model_copy(update={"horizon_chunks": 52}) == case.policy.harm
+
+
+def test_labels_so_far_let_the_family_learn_from_immature_cases(written):
+    training = "training: {family: [maturity_aware, recalibrated], gate_months: 2, hazard: {bands: 6}}\n"
+    case = load_use_case(written(replaced("min_rows: 300", "evidence: partial") + training))
+    assert case.training.family == ("maturity_aware", "recalibrated")
+    assert (case.training.hazard.bands, case.policy.gates.evidence) == (6, "partial")
+    assert load_use_case(written(SOUND)).policy.gates.evidence == "matured"
 
 
 def test_a_policy_that_says_over_how_many_chunks_is_kept(written):

@@ -49,7 +49,7 @@ for command in (
 def main() -> None:
     """Run the command; a failure that the user can mend is one message, not a stack trace."""
     prepare_environment()
-    from selfheal_assets.core.training import NotEnoughData
+    from selfheal_assets.core.plan import NotEnoughData
     from selfheal_assets.stores.sources import SourceError
     from selfheal_assets.stores.warehouse import WarehouseBusy
     from selfheal_assets.use_case import UseCaseError

@@ -82,3 +82,18 @@ def log_likelihood_ratios(
     event = np.log(b / a)
     survival = np.log1p(-b * due) - np.log1p(-a * due)
     return np.where(positive_so_far == 1, event, survival)
+
+
+def partial_log_loss(probability: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray) -> float:
+    """Mean negative log likelihood of labels so far, in nats, up to the timing density that all models share.
+
+    A case that turned positive contributes -log p, one that did not -log(1 - p * F(age)); where all are mature
+    (``due`` is 1) this is the log loss. It is proper: no other p than the true one has a smaller expectation.
+
+    Args:
+        probability: of a positive by the horizon.
+        positive_so_far: 0/1, as known.
+        due: F(age), the share of the eventual positives that shows by the row's age, in [0, 1].
+    """
+    p = np.clip(probability, 1e-12, 1 - 1e-12)
+    return float(-np.mean(np.where(positive_so_far == 1, np.log(p), np.log1p(-p * due))))

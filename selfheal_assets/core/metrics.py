@@ -136,8 +136,11 @@ def expected_calibration_error(label: Array, probability: Array, bins: int = 10)
 
 
 def f1_score(label: Array, flagged: Array) -> float:
-    """F1 = 2 TP / (2 TP + FP + FN); 0 where nothing is flagged and nothing is positive."""
-    hits = float(np.sum(flagged & (label == 1)))
+    """F1 = 2 TP / (2 TP + FP + FN); 0 where nothing is flagged and nothing is positive.
+
+    A label between 0 and 1 is the chance of a positive: then counts are expected counts.
+    """
+    hits = float(np.sum(label[flagged]))
     return 2 * hits / max(float(np.sum(flagged) + np.sum(label)), 1.0)
 
 

@@ -43,9 +43,11 @@ class GatePolicy(Spec):
 
     ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
     positives are so rare that F1 has no power. ``approval``: a challenger that passes waits, for at most
-    ``approval_days``, until somebody other than who asked for it approves it.
+    ``approval_days``, until somebody other than who asked for it approves it. ``evidence``: whether cases are judged
+    once they are mature, or by their labels so far.
     """
 
+    evidence: Literal["matured", "partial"] = "matured"
     primary_metric: Literal["f1", "roc_auc"] = "f1"
     min_rows: Annotated[int, Field(ge=1)] = 200
     min_positives: Annotated[int, Field(ge=1)] = 50

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.encoding import Vocabulary, encode, learn_vocabulary
+from selfheal_assets.core.fitting import fit_booster
 from selfheal_assets.core.spec import Feature, FeatureType, LabelSpec, Training
-from selfheal_assets.core.training import fit_booster
 
 ROLES = "@number, @category (that matter most), @number2 (the second), or @feature of either kind"
 _ROLE = re.compile(r"@(number|category|feature)(\d*)")

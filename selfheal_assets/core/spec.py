@@ -182,16 +182,47 @@ class Serving(Spec):
     shadow: Literal["nobody", "challenger", "predecessor"] = "nobody"
 
 
+FamilyName = Literal["full_history", "recent_window", "maturity_aware", "recalibrated"]
+
+
+class Hazard(Spec):
+    """How the family member ``maturity_aware`` learns from cohorts that are not mature.
+
+    Attributes:
+        bands: age bands into which the horizon is cut.
+        half_life_months: exposure that long before the day of the retraining counts half.
+        negative_share: share of the bands lived through without a positive that is drawn, with weights that make
+            up for it, where exposure counts in full; older exposure is drawn in proportion to its weight.
+        cohort_half_life_months: a case that old counts half, whatever of it was watched when.
+        history_months: older cases are left out.
+    """
+
+    bands: Annotated[int, Field(ge=2, le=60)] = 12
+    half_life_months: Annotated[float, Field(gt=0, le=600)] = 12
+    negative_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    cohort_half_life_months: Annotated[float, Field(gt=0, le=600)] = 24
+    history_months: Months = 72
+
+
 class Training(Spec):
     """How challengers are trained.
 
-    ``recent_months`` is the length of the short window; ``parallel_fits`` bounds how many models are fitted side
-    by side, each with one thread and a copy of its rows.
+    ``family`` names the members that are tried at each retraining: matured cases since the beginning
+    (``full_history``) or of the last ``recent_months`` (``recent_window``); immature cohorts too, by ``hazard``
+    (``maturity_aware``); the champion's booster with a new calibrator and threshold (``recalibrated``).
+    ``gate_months``: where labels so far are evidence, that many of the newest months are the gates' and learned by
+    nobody. ``parallel_fits`` bounds how many models are fitted side by side, each with one thread and a copy of its
+    rows.
     """
 
+    family: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = (
+        "full_history", "recent_window", "recalibrated",
+    )  # fmt: skip
     recent_months: Months = 36
     evaluation_months: Months = 12
     validation_months: Months = 6
+    gate_months: Months = 12
+    hazard: Hazard = Hazard()
     folds: Annotated[int, Field(ge=2, le=50)] = 3
     min_positives: Annotated[int, Field(ge=5)] = 30
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 80
@@ -202,3 +233,9 @@ class Training(Spec):
     colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 0.8
     parallel_fits: Annotated[int, Field(ge=1, le=64)] = 2
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("family")
+    @classmethod
+    def _members_are_distinct(cls, family: tuple[FamilyName, ...]) -> tuple[FamilyName, ...]:
+        require_distinct(family)
+        return family

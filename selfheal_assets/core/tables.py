@@ -306,15 +306,14 @@ TABLES = {
     "shadow_models": Table(
         {
             "candidate": text(),
-            "trained_from": moment(),
             "validation_log_loss": figure(least=0),
-            "reason": text(nullable=True),
+            "reason": text(),
             "chosen": flag(),
             "as_of": moment(),
             "version": count(),
         },
         key=("candidate",),
-        rules=explained("validation_log_loss"),
+        rules=explained("validation_log_loss", exactly=False),
     ),
     "shadow_evaluation": Table(
         {

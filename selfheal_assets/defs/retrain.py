@@ -1,15 +1,19 @@
 """Retrain: the training set as it was known, the challenger family, and both models on the same later rows."""
 
+import resource
 import time
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from selfheal_assets.core import evaluation, metrics, training
+from selfheal_assets.core import evaluation, metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.credit import swap_counts
-from selfheal_assets.core.training import TrainingPlan
+from selfheal_assets.core.family import Material
+from selfheal_assets.core.plan import TrainingPlan, plan_training
+from selfheal_assets.core.selection import Choice, choose_challenger
 from selfheal_assets.defs.resources import (
     Context,
     Stores,
@@ -24,12 +28,21 @@ from selfheal_assets.stores.credit_marts import save_swap_set
 GROUP = "retrain"
 
 
-def _plan(stores: Stores, as_of) -> TrainingPlan:
-    champion = stores.registry.load_champion()
+def _plan(stores: Stores, as_of: datetime) -> tuple[TrainingPlan, Bundle | None]:
+    """The windows of a retraining, and the champion that they depend on."""
+    found, case = stores.registry.load_champion(), stores.case
+    champion = found[1] if found else None
+    partial = case.policy.gates.evidence == "partial"
+    return plan_training(as_of, case.label, case.training, champion, case.reference, partial), champion
+
+
+def _material(stores: Stores, as_of: datetime) -> Material:
+    """The frozen training set, with all else that the family learns from."""
+    plan, champion = _plan(stores, as_of)
     case = stores.case
-    return training.plan_training(
-        as_of, case.label, case.training, champion[1] if champion else None, case.reference
-    )
+    rows, name = cases.frozen_training_set(stores.warehouse, case, plan)
+    curve = cases.timing_curve(stores.warehouse, case, as_of)
+    return Material(rows, plan, case.features, case.training, case.name, name, curve, champion)
 
 
 @dg.asset(
@@ -40,12 +53,13 @@ def _plan(stores: Stores, as_of) -> TrainingPlan:
 def training_set(
     context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
 ) -> dg.MaterializeResult:
-    """Matured, labelled cases from before the evaluation window, as they were known on the day of the run.
+    """What may be learned from, as it was known on the day of the run: matured, labelled cases from before the
+    reference; where labels so far are evidence, the immature ones after it too.
 
     No label recorded later can be among them. A failure says which labels are missing.
     """
     load_history(stores.warehouse, stores.settings)
-    plan = _plan(stores, as_of_of(context, stores))
+    plan, _ = _plan(stores, as_of_of(context, stores))
     rows, name = cases.freeze_training_set(stores.warehouse, stores.case, plan)
     positives = int(rows["label"].sum())
     mlflow_run.set_tags({"training_set": name, "as_of": plan.as_of.isoformat()})
@@ -56,6 +70,7 @@ def training_set(
             "positives": positives,
             "as_of": f"{plan.as_of:%Y-%m-%d}",
             "until": f"{plan.evaluate_from:%Y-%m-%d}",
+            "immature_until": f"{plan.immature_until:%Y-%m-%d}" if plan.immature_until else "none",
             "fingerprint": name,
         },
         data_version=dg.DataVersion(name),
@@ -66,24 +81,19 @@ def training_set(
 def shadow_models(
     context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
 ) -> dg.MaterializeResult:
-    """The challenger family: each candidate window is fitted, the best on the newest training months is
+    """The challenger family: each member is measured on the validation months, the best is fitted on all and
     registered in MLflow as the challenger.
 
     A failure says how many positives are missing.
     """
     load_history(stores.warehouse, stores.settings)
-    as_of, case = as_of_of(context, stores), stores.case
-    plan = _plan(stores, as_of)
-    rows, name = cases.frozen_training_set(stores.warehouse, case, plan)
+    as_of = as_of_of(context, stores)
     started = time.perf_counter()
-    family = training.candidates(plan, case.training, rows["event_time"][0])
-    losses = training.validation_losses(rows, family, plan, case.features, case.training)
-    chosen = min(family, key=lambda c: losses[c.name])
-    bundle = training.fit_bundle(rows, chosen, plan, case.features, case.training, case.name, name)
-    fitted = {f"validation_log_loss.{k}": v for k, v in losses.items() if v != float("inf")}
-    run_id = mlflow_run.active_run().info.run_id
-    version = stores.registry.register(bundle, fitted, run_id)
-    table = _family_table(family, losses, chosen, as_of, version, case.training.folds)
+    choice = choose_challenger(_material(stores, as_of), context.log.info)
+    bundle = choice.bundle
+    losses = {f"validation_log_loss.{t.member}": t.loss for t in choice.trials if t.loss is not None}
+    version = stores.registry.register(bundle, losses, mlflow_run.active_run().info.run_id)
+    table = _family_table(choice, as_of, version)
     stores.save_table("shadow_models", table, {"as_of": as_of})
     return dg.MaterializeResult(
         metadata={
@@ -93,31 +103,25 @@ def shadow_models(
             "positives": bundle.notes["positives"],
             "threshold": bundle.threshold,
             "seconds": round(time.perf_counter() - started, 2),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         },
         data_version=dg.DataVersion(bundle.fingerprint),
     )
 
 
-def _family_table(family, losses, chosen, as_of, version: int, folds: int) -> pl.DataFrame:
-    """The candidates in rows: what each lost on the validation months, or why that could not be measured."""
-    why = f"fewer than {folds} positives (training.folds) before the validation months, or no case in them"
-    unmeasured = [losses[c.name] == float("inf") for c in family]
-    return pl.DataFrame(
-        {
-            "candidate": [c.name for c in family],
-            "trained_from": [c.fit_from for c in family],
-            "validation_log_loss": [
-                None if blank else losses[c.name] for c, blank in zip(family, unmeasured, strict=True)
-            ],
-            "reason": [why if blank else None for blank in unmeasured],
-            "chosen": [c is chosen for c in family],
-        },
-        schema_overrides={
-            "trained_from": pl.Datetime("us"),
-            "validation_log_loss": pl.Float64,
-            "reason": pl.String,
-        },
-    ).with_columns(as_of=pl.lit(as_of).cast(pl.Datetime("us")), version=pl.lit(version, dtype=pl.Int64))
+def _family_table(choice: Choice, as_of: datetime, version: int) -> pl.DataFrame:
+    """The members in rows: what each lost on the validation months or why that could not be measured, and why it was
+    chosen or not."""
+    rows = [(t.member, t.loss, t.reason, t.chosen) for t in choice.trials]
+    schema = {
+        "candidate": pl.String,
+        "validation_log_loss": pl.Float64,
+        "reason": pl.String,
+        "chosen": pl.Boolean,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(
+        as_of=pl.lit(as_of).cast(pl.Datetime("us")), version=pl.lit(version, dtype=pl.Int64)
+    )
 
 
 def challenger_of(stores: Stores) -> tuple[int, Bundle]:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from selfheal_assets.core.decision import Action
+from selfheal_assets.core.plan import plan_of
 from selfheal_assets.stores import cases, decision_ledger
 from selfheal_assets.stores.model_registry import ModelRegistry, NoSuchVersion
 from selfheal_assets.stores.warehouse import Warehouse
@@ -92,7 +93,7 @@ def _of_training_set(
 ) -> list[str]:
     recorded = decision["payload"]["fingerprints"]["training_set"]
     bundle = registry.load(decision["challenger"])
-    rows = cases.training_rows(warehouse, case, bundle.reference.as_of, bundle.trained_until, decision["id"])
+    rows = cases.training_rows(warehouse, case, plan_of(bundle), decision["id"])
     found = cases.fingerprint_of(rows)
     if found == recorded:
         return []

@@ -8,7 +8,7 @@ import polars as pl
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import ReferenceWindow
 from selfheal_assets.core.maturity import TimingCurve, fit_timing_curve
-from selfheal_assets.core.training import NotEnoughData, TrainingPlan
+from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
 from selfheal_assets.stores.tables import feature_list
 from selfheal_assets.stores.warehouse import Warehouse, one, replace_rows
 from selfheal_assets.use_case import UseCase
@@ -84,16 +84,31 @@ def freeze_reference(warehouse: Warehouse, case: UseCase, window: ReferenceWindo
 
 
 def training_rows(
-    warehouse: Warehouse, case: UseCase, as_of: datetime, until: datetime, decided_before: int | None = None
+    warehouse: Warehouse, case: UseCase, plan: TrainingPlan, decided_before: int | None = None
 ) -> pl.DataFrame:
-    """Matured, labelled cases from before ``until`` as they were known at ``as_of``, ordered by time and id.
+    """The cases that a plan may learn from, as they were known at its ``as_of``, ordered by time and id.
 
-    Without those of quarantined days; ``decided_before`` forgets the quarantines from that decision on.
+    Matured, labelled cases from before the reference; where labels so far count, the cases after it and until
+    ``plan.immature_until`` too. None of a label recorded on the day or later is among what is known. Without cases of
+    quarantined days; ``decided_before`` forgets the quarantines from that decision on.
+
+    Returns:
+        ``entity_id``, ``event_time``, the features, ``label`` (Int8: 1 if positive so far, else 0),
+        ``positive_age_days`` (Float64: age at which the positive became known, at least 0; null where there is none).
+        The age of a case is the plan's ``as_of`` less its ``event_time``.
     """
-    rows = without_quarantined(
-        warehouse, matured_cases(warehouse, case, as_of, end=until), as_of, decided_before
+    known = "date_diff('second', event_time, recorded_at) / 86400e0"
+    rows = warehouse.query(
+        f"""select entity_id, event_time, {feature_list(case)}, coalesce(label, 0)::tinyint as label,
+                case when label = 1 then greatest({known}, 0e0) end::double as positive_age_days
+            from labelled_cases(cast(? as timestamp))
+            where (is_mature and label is not null and event_time < cast(? as timestamp))
+               or (event_time >= cast(? as timestamp) and event_time < cast(? as timestamp)
+                   and (label is not null or not is_mature))
+            order by event_time, entity_id""",
+        [plan.as_of, plan.evaluate_from, plan.evaluate_until, plan.immature_until or plan.evaluate_until],
     )
-    return rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
+    return without_quarantined(warehouse, rows, plan.as_of, decided_before)
 
 
 def without_quarantined(
@@ -138,7 +153,7 @@ def freeze_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan)
     Raises:
         NotEnoughData: no labelled case is mature.
     """
-    rows = training_rows(warehouse, case, plan.as_of, plan.evaluate_from)
+    rows = training_rows(warehouse, case, plan)
     if rows.is_empty():
         raise NotEnoughData(
             f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {plan.as_of:%Y-%m-%d}"
@@ -172,5 +187,8 @@ def frozen_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan)
 
 
 def _scope(plan: TrainingPlan) -> str:
-    """What a training set was frozen for: its day and the end of its window."""
-    return f"{plan.as_of.isoformat()} until {plan.evaluate_from.isoformat()}"
+    """What a training set was frozen for: its day and the ends of its windows."""
+    scope = f"{plan.as_of.isoformat()} until {plan.evaluate_from.isoformat()}"
+    if plan.immature_until is None:
+        return scope
+    return f"{scope}, from {plan.evaluate_until.isoformat()} until {plan.immature_until.isoformat()}"

@@ -16,11 +16,12 @@ import typer
 
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.evidence_policy import HarmAlarms
+from selfheal_assets.core.fitting import Candidate, fit_bundle
 from selfheal_assets.core.maturity import DAYS_PER_MONTH, TimingCurve, fit_timing_curve
 from selfheal_assets.core.partial_counts import hazard_counts, newest_counts
 from selfheal_assets.core.partial_labels import PartialAlarm, partial_alarm
 from selfheal_assets.core.periods import add_months
-from selfheal_assets.core.training import Candidate, TrainingPlan, fit_bundle, plan_training
+from selfheal_assets.core.plan import TrainingPlan, plan_training
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.sources import Cases, read_cases
 from selfheal_assets_tests.bench import report

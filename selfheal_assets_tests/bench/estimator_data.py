@@ -16,9 +16,10 @@ import polars as pl
 from selfheal_assets.core.density_ratio import Inputs
 from selfheal_assets.core.encoding import encode, learn_vocabulary
 from selfheal_assets.core.estimation import ChunkRows
+from selfheal_assets.core.fitting import Candidate, fit_bundle
+from selfheal_assets.core.plan import plan_training
 from selfheal_assets.core.reference_rows import ReferenceRows
 from selfheal_assets.core.spec import Feature
-from selfheal_assets.core.training import Candidate, fit_bundle, plan_training
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.sources import read_cases
 from selfheal_assets_tests.bench.installation import USE_CASE

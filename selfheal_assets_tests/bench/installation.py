@@ -13,7 +13,8 @@ from typing import Any
 
 import polars as pl
 
-from selfheal_assets.core.training import Candidate, fit_bundle, plan_training
+from selfheal_assets.core.fitting import Candidate, fit_bundle
+from selfheal_assets.core.plan import plan_training
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.sources import Cases, read_cases

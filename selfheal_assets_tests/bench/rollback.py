@@ -16,11 +16,12 @@ import polars as pl
 import typer
 
 from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.fitting import Candidate, fit_bundle
 from selfheal_assets.core.maturity import DAYS_PER_MONTH, TimingCurve, fit_timing_curve, log_likelihood_ratios
 from selfheal_assets.core.periods import add_months
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.core.policies import RollbackPolicy
 from selfheal_assets.core.rollback import judge_promotion
-from selfheal_assets.core.training import Candidate, TrainingPlan, fit_bundle
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.sources import Cases, read_cases
 from selfheal_assets_tests.bench import report

@@ -44,6 +44,21 @@ def test_early_harm_in_small():
     assert (told["unchanged_histories"], told["ever_false_alarm"]) == (1, 0)
 
 
+def test_what_immature_cohorts_teach_in_one_year():
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.maturity", "--no-full", "--year", "2003"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    found = told["2003"]
+    assert (told["years"], told["failed"], found["loans"]) == ([2003], [], 20694)
+    assert (
+        found["auc_stale"] < found["auc_matured"] + 0.02 < found["auc_maturity_aware"] < found["auc_oracle"]
+    )
+    assert found["brier_oracle"] < found["brier_maturity_aware"] < found["brier_matured"]
+    aware, matured = (found[f"expected_over_observed_{m}"] for m in ("maturity_aware", "matured"))
+    assert abs(aware - 1) < abs(matured - 1)
+
+
 def test_alarms_on_a_few_short_histories():
     # Evidently is a peer that only the program itself installs: its own code is left out, its definitions are not.
     sizes = ["--histories", "3", "--changed", "2", "--chunks", "24", "--real", "0", "--small", "0"]

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.core.spec import Feature, Training
-from selfheal_assets.core.training import TrainingPlan
 
 FEATURES = (
     Feature(name="signal", type="number", nullable=True),
@@ -42,6 +42,37 @@ def cases(rows: int, seed: int, start: datetime = START, end: datetime = PLAN.ev
             "size": size,
             "kind": kind.tolist(),
             "label": (rng.uniform(size=rows) < chance).astype(np.int8),
+        }
+    )
+
+
+def aging(
+    rows: int, seed: int, start: datetime, as_of: datetime, horizon: float, turned_at: datetime | None = None
+) -> pl.DataFrame:
+    """Cases spread evenly over [start, as_of) as they are known at ``as_of``: the features, ``event_time``, ``label``
+    (1 if positive so far), ``positive_age_days``; and ``chance``, the true one of a positive by the horizon (days).
+
+    Positives show evenly over the horizon. Cases from ``turned_at`` on have the signal's sign turned round.
+    """
+    rng = np.random.default_rng(seed)
+    signal, size = rng.normal(size=rows), rng.integers(0, 100, rows)
+    kind = rng.choice(["a", "b", "c"], rows)
+    step = (as_of - start) / rows
+    times = [start + i * step for i in range(rows)]
+    sign = np.array([-1.0 if turned_at and t >= turned_at else 1.0 for t in times])
+    chance = sigmoid(1.2 * sign * signal + (kind == "c") - 1.5)
+    shows = np.where(rng.uniform(size=rows) < chance, rng.uniform(0, horizon, rows), np.inf)
+    age = np.array([(as_of - t).total_seconds() / 86400 for t in times])
+    positive = shows < age
+    return pl.DataFrame(
+        {
+            "event_time": pl.Series(times, dtype=pl.Datetime("us")),
+            "signal": signal,
+            "size": size,
+            "kind": kind.tolist(),
+            "label": positive.astype(np.int8),
+            "positive_age_days": pl.Series(np.where(positive, shows, np.nan)).fill_nan(None),
+            "chance": chance,
         }
     )
 

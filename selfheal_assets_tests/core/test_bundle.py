@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.bundle import BOOSTER_FILE, SPEC_FILE, Bundle, Calibrator
-from selfheal_assets.core.training import Candidate, fit_bundle
+from selfheal_assets.core.fitting import Candidate, fit_bundle
 from selfheal_assets_tests.core.generated import FEATURES, PLAN, QUICK, START, cases
 
 

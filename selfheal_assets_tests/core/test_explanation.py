@@ -10,8 +10,8 @@ import pytest
 from selfheal_assets.core.bundle import Bundle, Calibrator
 from selfheal_assets.core.encoding import encode
 from selfheal_assets.core.explanation import MAX_REASONS, explain, reason_texts
+from selfheal_assets.core.fitting import Candidate, fit_bundle
 from selfheal_assets.core.spec import Feature, Training
-from selfheal_assets.core.training import Candidate, fit_bundle
 from selfheal_assets_tests.core.generated import PLAN, START, cases
 
 WIDE = (

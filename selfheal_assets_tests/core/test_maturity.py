@@ -15,10 +15,12 @@ from selfheal_assets.core.maturity import (
     TimingCurve,
     fit_timing_curve,
     log_likelihood_ratios,
+    partial_log_loss,
 )
+from selfheal_assets.core.metrics import log_loss
 from selfheal_assets.core.periods import add_months
+from selfheal_assets.core.plan import plan_training
 from selfheal_assets.core.spec import LabelSpec, Period, Training
-from selfheal_assets.core.training import plan_training
 from selfheal_assets_tests.core.generated import days, untrained
 
 LABEL = LabelSpec(name="bad", positive_at="bad_on", horizon_months=12)
@@ -100,3 +102,32 @@ def test_every_case_of_an_evaluation_window_is_mature_by_the_warehouses_calendar
         # Where no day was clipped to a shorter month, the end itself matures at as_of, which is not before it.
         if add_months(end, horizon) == as_of:
             assert connection.execute(query, [end, as_of]).fetchone() == (False,)
+
+
+def test_the_loss_of_labels_so_far_by_hand():
+    p, positive, due = np.array([0.4, 0.4, 0.5]), np.array([1, 0, 0]), np.array([0.25, 0.25, 0.0])
+    by_hand = -(math.log(0.4) + math.log(1 - 0.4 * 0.25) + math.log(1)) / 3
+    assert partial_log_loss(p, positive, due) == pytest.approx(by_hand)
+
+
+def test_the_loss_of_labels_so_far_is_the_log_loss_where_all_are_mature():
+    rng = np.random.default_rng(1)
+    p, label = rng.uniform(0.01, 0.99, 500), rng.integers(0, 2, 500)
+    assert partial_log_loss(p, label, np.ones(500)) == pytest.approx(log_loss(label, p))
+
+
+@pytest.mark.parametrize("off", [0.8, 0.9, 1.1, 1.25])
+def test_the_loss_of_labels_so_far_is_proper(off):
+    """Young or old, the true probability has the least expected loss."""
+    p, due = np.full(9, 0.3), np.linspace(0.1, 1, 9)
+
+    def expected(q: np.ndarray) -> float:
+        likely = p * due
+        parts = [
+            w * partial_log_loss(q[i : i + 1], np.array([y]), due[i : i + 1])
+            for i in range(9)
+            for y, w in ((1, likely[i]), (0, 1 - likely[i]))
+        ]
+        return sum(parts)
+
+    assert expected(p) < expected(off * p)

@@ -80,7 +80,7 @@ SOUND = {
         "expected_so_far": 2.0, "observed_so_far": 1.0, "failed_checks": "",
     },
     "shadow_models": {
-        "candidate": "full_history", "trained_from": DAY, "validation_log_loss": 0.4, "reason": None, "chosen": True,
+        "candidate": "full_history", "validation_log_loss": 0.4, "reason": "the least loss", "chosen": True,
         "as_of": DAY, "version": 2,
     },
     "shadow_evaluation": {
@@ -187,7 +187,7 @@ def test_a_row_that_is_there_twice_is_refused(name):
         ("evidence", {"value": None}, "is null without a reason (stage=realized, segment=all, metric=roc_auc)"),
         ("findings", {"status": "GOOD"}, "'GOOD' must be one of PASS"),
         ("health_report", {"estimated_auc": 1.2}, "1.2 must be at most 1"),
-        ("shadow_models", {"validation_log_loss": None}, "is null without a reason"),
+        ("shadow_models", {"reason": None}, "reason"),
         ("shadow_evaluation", {"champion_value": 1.5}, "1.5 must be at most 1"),
     ],
 )  # fmt: skip

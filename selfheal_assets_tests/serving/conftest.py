@@ -11,7 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.core.training import Candidate, TrainingPlan, fit_bundle
+from selfheal_assets.core.fitting import Candidate, fit_bundle
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.serving.app import create_app
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import ModelRegistry

@@ -8,7 +8,7 @@ import pytest
 
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import ReferenceWindow
-from selfheal_assets.core.training import NotEnoughData, TrainingPlan
+from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import label_ledger
 from selfheal_assets.stores.cases import (
@@ -227,7 +227,7 @@ def test_a_training_set_ends_where_evaluation_begins(warehouse, case):
     rows, name = freeze_training_set(warehouse, case, PLAN)
     assert rows["event_time"].max() == PLAN.evaluate_from - timedelta(days=1)
     assert rows.height == 91
-    assert rows.columns == [*members(1).columns, "label"]
+    assert rows.columns == [*members(1).columns, "label", "positive_age_days"]
     assert name == fingerprint.of_frame(rows, ["entity_id"])
     early = replace(PLAN, as_of=datetime(2020, 8, 1))
     assert freeze_training_set(warehouse, case, early)[0].height == 31, "mature at that day only"
@@ -271,3 +271,46 @@ def test_without_a_mature_labelled_case_there_is_nothing_to_train_on(waiting, ca
     learn(waiting, "m120", 1, datetime(2020, 6, 1))  # labelled, but an evaluation row
     with pytest.raises(NotEnoughData):
         frozen_training_set(waiting, case, PLAN)
+
+
+SO_FAR = TrainingPlan(
+    as_of=datetime(2020, 10, 1),
+    validate_from=datetime(2020, 6, 1),
+    evaluate_from=datetime(2020, 2, 1),
+    evaluate_until=datetime(2020, 4, 1),
+    immature_until=datetime(2020, 7, 1),
+)
+
+
+def test_where_labels_so_far_count_the_training_set_holds_cases_that_are_not_mature(warehouse, case):
+    """One case a day: until the reference all mature; after it, until the gates' months, as known on the day."""
+    load(warehouse, members(250))
+    learn(warehouse, "m3", 1, datetime(2020, 2, 3), recorded_at=datetime(2020, 2, 13))
+    learn(warehouse, "m100", 1, datetime(2020, 9, 1), recorded_at=datetime(2020, 9, 8))
+    learn(warehouse, "m101", 1, datetime(2020, 9, 1), recorded_at=SO_FAR.as_of)  # as of then nobody knew
+    learn(warehouse, "m40", 1, datetime(2020, 5, 1))  # in the reference
+    rows, name = freeze_training_set(warehouse, case, SO_FAR)
+    numbers = [int(e.removeprefix("m")) for e in rows["entity_id"]]
+    assert numbers == [*range(31), *range(91, 182)]
+    known = rows.filter(pl.col("label") == 1).select("entity_id", "positive_age_days").rows()
+    assert known == [("m3", 40.0), ("m100", 151.0)]
+    assert rows.filter(pl.col("label") == 0)["positive_age_days"].null_count() == rows.height - 2
+    assert frozen_training_set(warehouse, case, SO_FAR)[0].equals(rows)
+    other = replace(SO_FAR, immature_until=datetime(2020, 6, 1))
+    assert frozen_training_set(warehouse, case, other)[1] != name, "another plan is another scope"
+
+
+def test_an_immature_case_without_a_label_is_negative_so_far_and_a_mature_one_unknown(waiting, case):
+    load(waiting, members(250))
+    learn(waiting, "m5", 0, datetime(2020, 8, 1))
+    rows, _ = freeze_training_set(waiting, case, SO_FAR)
+    mature = datetime(2020, 4, 1)  # six months before the day, exclusive
+    assert rows.filter(pl.col("event_time") < mature)["entity_id"].to_list() == ["m5"]
+    assert rows.filter(pl.col("event_time") >= mature)["label"].to_list() == [0] * 91
+
+
+def test_a_label_from_before_its_case_counts_at_age_nought(warehouse, case):
+    load(warehouse, members(250))
+    learn(warehouse, "m120", 1, datetime(2020, 3, 1))
+    rows, _ = freeze_training_set(warehouse, case, SO_FAR)
+    assert rows.filter(pl.col("entity_id") == "m120")["positive_age_days"].to_list() == [0.0]

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.bundle import ReferenceWindow
-from selfheal_assets.core.training import TrainingPlan
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import cases, label_ledger
 from selfheal_assets.stores.applications import load_history
@@ -50,12 +50,19 @@ def plant(warehouse: Warehouse, recorded_at: datetime) -> None:
 
 def known(warehouse, case, as_of):
     """What learning and judging would use at a day."""
-    plan = TrainingPlan(as_of, datetime(2020, 3, 1), datetime(2020, 4, 1), datetime(2020, 6, 1))
+    plan = TrainingPlan(
+        as_of,
+        datetime(2020, 8, 1),
+        datetime(2020, 4, 1),
+        datetime(2020, 6, 1),
+        immature_until=datetime(2020, 9, 1),
+    )
     window = ReferenceWindow(plan.evaluate_from, plan.evaluate_until, as_of)
     rows, trained = cases.freeze_training_set(warehouse, case, plan)
     reference = cases.freeze_reference(warehouse, case, window)
     ages = cases.timing_curve(warehouse, case, as_of).ages.tolist()
-    return trained, reference.fingerprint, int(rows["label"].sum()), ages
+    turned = rows["positive_age_days"].sum()
+    return trained, reference.fingerprint, int(rows["label"].sum()), turned, ages
 
 
 @pytest.mark.parametrize("late", [timedelta(0), timedelta(days=1), timedelta(days=400)])

@@ -11,22 +11,19 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from selfheal_assets.core.encoding import encode
-from selfheal_assets.core.metrics import best_f1_threshold
-from selfheal_assets.core.spec import LabelSpec, Period, Training
-from selfheal_assets.core.training import (
+from selfheal_assets.core.fitting import (
     Candidate,
-    NotEnoughData,
-    TrainingPlan,
-    candidates,
     fit_booster,
     fit_bundle,
     fit_calibrator,
-    out_of_fold_margins,
-    plan_training,
-    validation_loss,
-    validation_losses,
+    fit_partial_calibrator,
+    held_out_margins,
+    threshold_so_far,
 )
-from selfheal_assets_tests.core.generated import FEATURES, PLAN, QUICK, START, cases, sigmoid, untrained
+from selfheal_assets.core.metrics import best_f1_threshold
+from selfheal_assets.core.plan import NotEnoughData
+from selfheal_assets.core.spec import LabelSpec, Period, Training
+from selfheal_assets_tests.core.generated import FEATURES, PLAN, QUICK, START, cases, sigmoid
 
 LABEL = LabelSpec(name="bad", positive_at="bad_on", horizon_months=12)
 REFERENCE = Period(start=date(2019, 1, 1), end=date(2019, 7, 1))
@@ -35,67 +32,6 @@ FULL = Candidate("full_history", START)
 
 def fit(rows: pl.DataFrame, training: Training = QUICK, candidate: Candidate = FULL):
     return fit_bundle(rows, candidate, PLAN, FEATURES, training, "generated", "abc")
-
-
-def test_the_first_plan_holds_out_the_reference_period():
-    plan = plan_training(datetime(2020, 7, 1), LABEL, Training(validation_months=6), None, REFERENCE)
-    assert plan == TrainingPlan(
-        as_of=datetime(2020, 7, 1),
-        validate_from=datetime(2018, 7, 1),
-        evaluate_from=datetime(2019, 1, 1),
-        evaluate_until=datetime(2019, 7, 1),
-    )
-
-
-def test_a_reference_that_is_not_mature_says_what_to_do():
-    with pytest.raises(NotEnoughData) as caught:
-        plan_training(datetime(2020, 6, 30), LABEL, Training(), None, REFERENCE)
-    assert str(caught.value) == (
-        "the reference period ends 2019-07-01, but at 2020-06-30 only cases before 2019-06-30 are mature: "
-        "move reference.end back or wait"
-    )
-
-
-def test_a_later_plan_holds_out_the_newest_matured_months():
-    plan = plan_training(
-        datetime(2023, 3, 31),
-        LABEL,
-        Training(evaluation_months=6),
-        untrained(datetime(2020, 1, 1)),
-        REFERENCE,
-    )
-    assert (plan.validate_from, plan.evaluate_from, plan.evaluate_until) == (
-        datetime(2021, 3, 30),
-        datetime(2021, 9, 30),
-        datetime(2022, 3, 31),
-    )
-
-
-def test_no_evaluation_row_is_one_that_the_champion_was_trained_on():
-    champion = untrained(until=datetime(2021, 8, 15))
-    plan = plan_training(datetime(2022, 12, 1), LABEL, Training(evaluation_months=12), champion, REFERENCE)
-    assert plan.evaluate_from == champion.trained_until
-    assert plan.evaluate_until == datetime(2021, 12, 1)
-
-
-def test_a_champion_that_has_seen_all_that_is_mature_cannot_be_compared_with():
-    champion = untrained(until=datetime(2021, 12, 1))
-    with pytest.raises(NotEnoughData, match="trained on cases before 2021-12-01, and at 2022-12-01 only"):
-        plan_training(datetime(2022, 12, 1), LABEL, Training(), champion, REFERENCE)
-
-
-def test_the_family_is_the_full_history_and_a_recent_window():
-    family = candidates(PLAN, Training(recent_months=12), datetime(2017, 1, 1))
-    assert family == [
-        Candidate("full_history", datetime(2017, 1, 1)),
-        Candidate("recent_window", datetime(2018, 7, 1)),
-    ]
-
-
-@pytest.mark.parametrize("earliest", [datetime(2018, 7, 1), datetime(2018, 7, 2)])
-def test_a_history_no_longer_than_the_recent_window_is_one_candidate(earliest):
-    family = candidates(PLAN, Training(recent_months=12), earliest)
-    assert family == [Candidate("full_history", earliest)]
 
 
 def with_evaluation_rows(rows: pl.DataFrame, kind: str) -> pl.DataFrame:
@@ -109,50 +45,8 @@ def with_evaluation_rows(rows: pl.DataFrame, kind: str) -> pl.DataFrame:
 def test_rows_of_the_evaluation_window_do_not_matter(kind):
     rows = cases(900, 1)
     leaked = with_evaluation_rows(rows, kind)
-    loss = validation_loss(rows, FULL, PLAN, FEATURES, QUICK)
-    assert validation_loss(leaked, FULL, PLAN, FEATURES, QUICK) == loss
     assert fit(leaked).fingerprint == fit(rows).fingerprint
     assert "only_seen_later" not in fit(leaked).vocabulary["kind"]
-
-
-def test_the_validation_booster_does_not_see_the_validation_months():
-    rows = cases(900, 2)
-    later = pl.col("event_time") >= PLAN.validate_from
-    noise = np.random.default_rng(5).permutation(rows.height)
-    shuffled = rows.with_columns(
-        label=pl.when(later).then(pl.Series(rows["label"].to_numpy()[noise])).otherwise(pl.col("label"))
-    )
-    # With random labels in the validation months only, a booster that had learnt them would do better than chance.
-    rate = float(shuffled.filter(later)["label"].mean())
-    chance = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-    assert validation_loss(shuffled, FULL, PLAN, FEATURES, QUICK) > chance
-    assert validation_loss(rows, FULL, PLAN, FEATURES, QUICK) < chance
-
-
-def test_validation_prefers_the_window_that_still_holds():
-    """The relation turned round in 2019: what came before misleads."""
-    rows = cases(3000, 3)
-    turned = datetime(2018, 12, 1)
-    rows = rows.with_columns(
-        signal=pl.when(pl.col("event_time") < turned).then(-pl.col("signal")).otherwise("signal")
-    )
-    recent = Candidate("recent_window", turned)
-    losses = validation_losses(rows, [FULL, recent], PLAN, FEATURES, QUICK)
-    assert losses["recent_window"] < losses["full_history"]
-    one_by_one = [validation_loss(rows, c, PLAN, FEATURES, QUICK) for c in (FULL, recent)]
-    assert list(losses.values()) == one_by_one, "side by side or one after another is the same"
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        cases(300, 4).filter(pl.col("event_time") < PLAN.validate_from),
-        cases(300, 4).filter((pl.col("event_time") >= PLAN.validate_from) | (pl.col("label") == 0)),
-    ],
-    ids=["nothing to validate on", "no positive to learn from"],
-)
-def test_a_candidate_that_cannot_be_validated_is_never_chosen(rows):
-    assert validation_loss(rows, FULL, PLAN, FEATURES, QUICK) == float("inf")
 
 
 def test_fitting_twice_gives_the_same_bundle():
@@ -256,10 +150,19 @@ def test_out_of_fold_margins_are_out_of_fold():
     in_sample = fit_booster(matrix, label, greedy).inplace_predict(matrix, predict_type="margin")
     assert roc_auc_score(label, in_sample) > 0.98
     with ThreadPoolExecutor(2) as pool:
-        held_out = out_of_fold_margins(matrix, label, greedy, pool)
+        rows, held_out = held_out_margins(matrix, label, greedy, pool, greedy.folds)
     # The standard error of an AUC of 0.5 on 2 × 300 rows is 0.024.
     assert abs(roc_auc_score(label, held_out) - 0.5) < 3 * 0.024
-    assert np.isfinite(held_out).all()
+    assert rows.tolist() == list(range(600)) and np.isfinite(held_out).all()
+
+
+def test_one_fold_is_a_part_of_all():
+    matrix, label = memorable_noise(300, 2)
+    with ThreadPoolExecutor(2) as pool:
+        rows, some = held_out_margins(matrix, label, QUICK, pool, 1)
+        every, whole = held_out_margins(matrix, label, QUICK, pool, QUICK.folds)
+    assert len(rows) == 100 and every.tolist() == list(range(300))
+    assert some.tolist() == whole[rows].tolist()
 
 
 def test_calibrator_and_threshold_come_from_out_of_fold_scores():
@@ -267,7 +170,9 @@ def test_calibrator_and_threshold_come_from_out_of_fold_scores():
     bundle = fit(rows)
     label = rows["label"].to_numpy()
     with ThreadPoolExecutor(2) as pool:
-        held_out = out_of_fold_margins(encode(rows, FEATURES, bundle.vocabulary), label, QUICK, pool)
+        _, held_out = held_out_margins(
+            encode(rows, FEATURES, bundle.vocabulary), label, QUICK, pool, QUICK.folds
+        )
     assert bundle.calibrator == fit_calibrator(held_out, label)
     assert bundle.threshold == best_f1_threshold(label, bundle.calibrator(held_out))
     # The in-sample margins would have given a steeper calibrator.
@@ -287,3 +192,38 @@ def test_noise_does_not_look_confident():
     greedy = QUICK.model_copy(update={"rounds": 25, "max_depth": 6, "min_child_weight": 0.0})
     p = fit(rows, greedy).score(cases(900, 13))
     assert np.abs(p - rows["label"].mean()).mean() < 0.05
+
+
+def half_due(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Margins, whether positive so far, the share due, and the outcome in the end, of a known relation."""
+    rng = np.random.default_rng(seed)
+    margin, due = rng.normal(0, 2, rows), rng.uniform(0, 1, rows)
+    ever = rng.uniform(size=rows) < sigmoid(0.6 * margin - 1.1)
+    return margin, (ever & (rng.uniform(size=rows) < due)).astype(np.int8), due, ever.astype(np.int8)
+
+
+def test_a_calibrator_of_labels_so_far_finds_what_will_be():
+    margin, so_far, due, ever = half_due(60_000, 1)
+    found = fit_partial_calibrator(margin, so_far, due)
+    assert (found.slope, found.intercept) == pytest.approx((0.6, -1.1), abs=0.06)
+    assert fit_calibrator(margin, so_far).intercept < -1.6, "which labels so far alone would not say"
+    mature = fit_partial_calibrator(margin, ever, np.ones(len(ever)))
+    alike = fit_calibrator(margin, ever)
+    assert (mature.slope, mature.intercept) == pytest.approx((alike.slope, alike.intercept), abs=2e-3)
+
+
+def test_a_calibrator_follows_the_rows_that_count():
+    margin, so_far, due, _ = half_due(20_000, 2)
+    twice = np.concatenate([margin, margin]), np.concatenate([so_far, 0 * so_far]), np.concatenate([due, due])
+    weight = np.repeat([1.0, 0.0], 20_000)
+    found, wanted = fit_partial_calibrator(*twice, weight), fit_partial_calibrator(margin, so_far, due)
+    assert (found.slope, found.intercept) == pytest.approx((wanted.slope, wanted.intercept), abs=1e-5)
+
+
+def test_the_threshold_of_labels_so_far_is_that_of_the_outcome():
+    margin, so_far, due, ever = half_due(60_000, 3)
+    p = sigmoid(0.6 * margin - 1.1)
+    found = threshold_so_far(p, so_far, due)
+    assert found == pytest.approx(best_f1_threshold(ever, p), abs=0.02)
+    assert threshold_so_far(p, ever, np.ones(len(p))) == best_f1_threshold(ever, p)
+    assert abs(best_f1_threshold(so_far, p) - found) > 0.03, "the labels so far alone ask for another"

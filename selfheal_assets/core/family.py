@@ -1,0 +1,191 @@
+"""The challenger family: how each member is fitted, and who is chosen.
+
+A member is one function in ``MEMBERS``, from what a retraining may learn from to a bundle, and its name in the policy
+(``training.family``). All are compared on the validation months, which none of them has seen, by the likelihood of
+the labels so far: fair to cases that are not mature, as it expects of each only what is due at its age.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Self
+
+import numpy as np
+import polars as pl
+
+from selfheal_assets.core import fitting, hazard
+from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
+from selfheal_assets.core.encoding import encode, learn_vocabulary
+from selfheal_assets.core.fitting import Candidate
+from selfheal_assets.core.hazard import Lives
+from selfheal_assets.core.maturity import TimingCurve
+from selfheal_assets.core.periods import add_months
+from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
+from selfheal_assets.core.spec import FamilyName, Feature, Training
+
+
+@dataclass(frozen=True)
+class Material:
+    """What one retraining may learn from, as it was known on the plan's day.
+
+    Attributes:
+        rows: the training set: the features, ``event_time`` (Datetime), ``label`` (0/1; of immature cases whether
+            they are positive so far), ``positive_age_days`` (f64: the age at which the positive became known, null
+            where there is none), by time.
+        plan: the windows; it says which rows may be used for what.
+        features: in the order the booster will read them.
+        training: parameters and seed.
+        use_case: name, kept in the bundle.
+        fingerprint: of the training set.
+        curve: when positives become known; gives the horizon.
+        champion: the production model, if there is one.
+        calibrated: whether a fit needs its final calibrator. For a comparison members of matured labels do without,
+            which are at their level anyway, and ``maturity_aware`` has one of a single fold.
+    """
+
+    rows: pl.DataFrame
+    plan: TrainingPlan
+    features: tuple[Feature, ...]
+    training: Training
+    use_case: str
+    fingerprint: str
+    curve: TimingCurve
+    champion: Bundle | None = None
+    calibrated: bool = True
+
+    @property
+    def without_validation(self) -> Self:
+        """The same, with the validation months left out."""
+        return replace(self, plan=self.plan.without_validation, calibrated=False)
+
+    def so_far(self, rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Of some rows: whether they are positive so far (0/1), and the share F(age) that is due by now."""
+        lives = self.lives(rows)
+        return lives.positive.astype(np.int8), self.curve.known_by(lives.age)
+
+    def lives(self, rows: pl.DataFrame) -> Lives:
+        """How long the cases of some rows have been watched."""
+        return Lives.of(rows, self.plan.as_of, self.curve.horizon_days)
+
+
+def full_history(material: Material) -> Bundle:
+    """A booster of all matured cases."""
+    return _of_window(material, "full_history", material.rows["event_time"][0])
+
+
+def recent_window(material: Material) -> Bundle:
+    """A booster of the newest matured cases."""
+    plan, months = material.plan, material.training.recent_months
+    start = add_months(min(plan.validate_from, plan.evaluate_from), -months)
+    earliest = material.rows["event_time"][0]
+    if start <= earliest and "full_history" in material.training.family:
+        raise NotEnoughData(
+            f"the history begins on {earliest:%Y-%m-%d}, within training.recent_months = {months}: the same cases as "
+            "full_history"
+        )
+    return _of_window(material, "recent_window", max(start, earliest))
+
+
+def _of_window(material: Material, name: str, start: datetime) -> Bundle:
+    m = material
+    return fitting.fit_bundle(
+        m.rows,
+        Candidate(name, start),
+        m.plan,
+        m.features,
+        m.training,
+        m.use_case,
+        m.fingerprint,
+        m.calibrated,
+    )
+
+
+def maturity_aware(material: Material) -> Bundle:
+    """A booster of what immature cohorts show too, distilled from a hazard over age bands.
+
+    The hazard says of each case how likely it is positive by the horizon given what is known; one booster learns that
+    as a soft label, so that serving is as with any other. The calibrator is fitted out of fold on the labels so far,
+    recent cohorts counting more, so that the level follows what they show.
+    """
+    m, policy = material, material.training.hazard
+    since = add_months(m.plan.as_of, -policy.history_months)
+    rows = m.plan.learnable(m.rows).filter(pl.col("event_time") >= since)
+    lives = m.lives(rows)
+    early = int(np.sum(lives.turned < lives.horizon))
+    if early < m.training.min_positives:
+        raise NotEnoughData(
+            f"maturity_aware: {early} positives became known before the horizon among {rows.height} cases from "
+            f"{since:%Y-%m-%d}; training.min_positives asks for {m.training.min_positives}"
+        )
+    fitting.load_learners()
+    cases, weight = hazard.draw_cases(lives, policy, m.training.seed)
+    lives, drawn = lives.where(cases), rows[cases]
+    vocabulary = learn_vocabulary(rows, m.features)
+    matrix = encode(drawn, m.features, vocabulary)
+    periods = hazard.person_periods(lives, weight, policy, m.training.seed)
+    teacher = hazard.fit_hazard(matrix, periods, m.training)
+    soft = hazard.soft_labels(hazard.survival(teacher, matrix, policy.bands), lives)
+    positive, due = m.so_far(drawn)
+    folds = m.training.folds if m.calibrated else 1
+    with ThreadPoolExecutor(m.training.parallel_fits) as pool:
+        whole = pool.submit(fitting.fit_booster, matrix, soft, m.training, weight)
+        held, margin = fitting.held_out_margins(matrix, positive, m.training, pool, folds, soft, weight)
+        booster = whole.result()
+    positive, due, weight = positive[held], due[held], weight[held]
+    calibrator = fitting.fit_partial_calibrator(margin, positive, due, weight)
+    return Bundle(
+        use_case=m.use_case,
+        features=m.features,
+        vocabulary=vocabulary,
+        booster=bytes(booster.save_raw("ubj")),
+        calibrator=calibrator,
+        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
+        trained_from=max(since, rows["event_time"][0]),
+        trained_until=m.plan.validate_until,
+        reference=_reference(m.plan),
+        training_fingerprint=m.fingerprint,
+        candidate="maturity_aware",
+        notes=m.plan.noted(rows["label"].to_numpy()),
+    )
+
+
+def recalibrated(material: Material) -> Bundle:
+    """The champion's booster, with calibrator and threshold fitted anew on cases that it has not seen."""
+    m, champion = material, material.champion
+    if champion is None:
+        raise NotEnoughData("recalibrated: there is no champion yet")
+    rows = m.plan.learnable(m.rows).filter(pl.col("event_time") >= champion.trained_until)
+    positive, due = m.so_far(rows)
+    if positive.sum() < m.training.min_positives:
+        raise NotEnoughData(
+            f"recalibrated: {int(positive.sum())} positives among {rows.height} cases from "
+            f"{champion.trained_until:%Y-%m-%d}, where the champion's training ends, to "
+            f"{m.plan.validate_until:%Y-%m-%d}; training.min_positives asks for {m.training.min_positives}"
+        )
+    margin = replace(champion, calibrator=Calibrator()).log_odds(
+        encode(rows, champion.features, champion.vocabulary)
+    )
+    calibrator = fitting.fit_partial_calibrator(margin, positive, due)
+    return replace(
+        champion,
+        calibrator=calibrator,
+        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
+        trained_until=m.plan.validate_until,
+        reference=_reference(m.plan),
+        training_fingerprint=m.fingerprint,
+        candidate="recalibrated",
+        notes=m.plan.noted(positive),
+    )
+
+
+def _reference(plan: TrainingPlan) -> ReferenceWindow:
+    return ReferenceWindow(plan.evaluate_from, plan.evaluate_until, plan.as_of)
+
+
+MEMBERS: dict[FamilyName, Callable[[Material], Bundle]] = {
+    "full_history": full_history,
+    "recent_window": recent_window,
+    "maturity_aware": maturity_aware,
+    "recalibrated": recalibrated,
+}

@@ -158,7 +158,7 @@ class Replay:
         left = self.instance.get_runs(dg.RunsFilter(tags={REPLAY_TAG: self.case.name}, statuses=RUNNING))
         if not left:
             return
-        decided = {at.isoformat() for at in decision_ledger.history(self.stores.warehouse)["as_of"]}
+        decided = {at.isoformat() for at in decision_ledger.about_models(self.stores.warehouse)["as_of"]}
         for run in left:
             if run.job_name == RETRAIN_JOB and run.tags[AS_OF_TAG] not in decided:
                 self.instance.delete_run(run.run_id)

@@ -23,6 +23,7 @@ from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
 AS_OF_TAG, WINDOW_TAG, CHECKS_TAG = "selfheal/as_of", "selfheal/window", "selfheal/failed_checks"
+HELD_TAG = "selfheal/held"  # on a retraining whose training set was held: nothing was trained
 DECIDED_TAG = "selfheal/decided"  # on a run that died after its decision was recorded
 _CRON = {"quarter": "0 0 1 */3 *", "month": "0 0 1 * *", "week": "0 0 * * 1", "day": "0 0 * * *"}
 

@@ -17,6 +17,7 @@ from selfheal_assets.defs.resources import (
     as_of_of,
     table_metadata,
 )
+from selfheal_assets.defs.soundness import held
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.applications import load_history
 from selfheal_assets.stores.credit_marts import save_swap_set
@@ -36,21 +37,23 @@ def _plan(stores: Stores, as_of) -> TrainingPlan:
     group_name=GROUP,
     kinds={"duckdb", "mlflow"},
     deps=["applications", "prediction_log", "labels"],
+    output_required=False,
 )
-def training_set(
-    context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
-) -> dg.MaterializeResult:
+def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]):
     """Matured, labelled cases from before the evaluation window, as they were known on the day of the run.
 
-    No label recorded later can be among them. A failure says which labels are missing.
+    No label recorded later can be among them. A failure says which labels are missing. Not materialized where the
+    rows are unsound: they are held (FIX_DATA, in the ledger and the run's log), and nothing is trained.
     """
     load_history(stores.warehouse, stores.settings)
     plan = _plan(stores, as_of_of(context, stores))
+    if held(context, stores, plan):
+        return
     rows, name = cases.freeze_training_set(stores.warehouse, stores.case, plan)
     positives = int(rows["label"].sum())
     mlflow_run.set_tags({"training_set": name, "as_of": plan.as_of.isoformat()})
     mlflow_run.log_metrics({"training_rows": rows.height, "training_positives": positives})
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "rows": rows.height,
             "positives": positives,
@@ -62,10 +65,8 @@ def training_set(
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"xgboost", "mlflow"}, deps=[training_set])
-def shadow_models(
-    context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
-) -> dg.MaterializeResult:
+@dg.asset(group_name=GROUP, kinds={"xgboost", "mlflow"}, deps=[training_set], output_required=False)
+def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]):
     """The challenger family: each candidate window is fitted, the best on the newest training months is
     registered in MLflow as the challenger.
 
@@ -74,6 +75,8 @@ def shadow_models(
     load_history(stores.warehouse, stores.settings)
     as_of, case = as_of_of(context, stores), stores.case
     plan = _plan(stores, as_of)
+    if held(context, stores, plan):
+        return
     rows, name = cases.frozen_training_set(stores.warehouse, case, plan)
     started = time.perf_counter()
     family = training.candidates(plan, case.training, rows["event_time"][0])
@@ -85,7 +88,7 @@ def shadow_models(
     version = stores.registry.register(bundle, fitted, run_id)
     table = _family_table(family, losses, chosen, as_of, version, case.training.folds)
     stores.save_table("shadow_models", table, {"as_of": as_of})
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "version": version,
             "candidates": table_metadata(table),

@@ -272,7 +272,9 @@ def _leaks(new: pl.DataFrame, features: Sequence[Feature], policy: Soundness) ->
                 continue  # so many categories tell each row apart, and its label with it
             score = new.select(pl.col("label").mean().over(feature.name))["label"].to_numpy()
         else:
-            score = value.cast(pl.Float64).fill_null(value.min()).to_numpy()  # type: ignore[arg-type]
+            if value.null_count() == new.height:
+                continue
+            score = value.cast(pl.Float64).fill_null(strategy="min").to_numpy()
         auc = (rankdata(score)[label == 1].sum() - positives * (positives + 1) / 2) / (
             positives * (new.height - positives)
         )

@@ -143,7 +143,7 @@ class Installation:
     def spoil(self, *statements: str) -> None:
         """Run these on tables as they were in the beginning."""
         with self.stores.warehouse.write() as connection:
-            for table in ("applications", "labels"):
+            for table in ("applications", "labels", "training_set", "sources"):
                 connection.execute(f"create table if not exists sound_{table} as from {table}")
                 connection.execute(f"delete from {table}")
                 connection.execute(f"insert into {table} from sound_{table}")
@@ -182,8 +182,8 @@ def test_there_are_twenty_kinds_and_more():
 @pytest.mark.parametrize("kind", KINDS)
 def test_corrupted_training_data_are_held_with_their_cause_and_nothing_is_trained(installed, kind):
     statements, cause = KINDS[kind]
-    before, decided = installed.state(), decision_ledger.history(installed.stores.warehouse).height
     installed.spoil(*statements)
+    before, decided = installed.state(), decision_ledger.history(installed.stores.warehouse).height
     result = installed.retrain(AS_OF, "training_set", *RETRAIN)
     assert result.success, "a held set is no failure: the champion goes on"
     assert materialized(result) == []

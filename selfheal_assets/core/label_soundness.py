@@ -140,10 +140,9 @@ def _new_rows(
     """The cohorts since ``since``, each against the one before it."""
     cohorts = _cohorts(rows, since, evidence.period, policy.min_rows)
     new = rows.filter(pl.col("event_time") >= since)
-    found = _constant(new, policy)
+    found = _constant(new, policy) + _volume(rows, since, evidence.period, policy)
     for before, after in zip(cohorts, cohorts[1:], strict=False):
         found += column_faults(before, after, evidence.features, policy)
-        found += _volume(before, after, policy)
         if not any(f.cause == "constant" for f in found):
             found += _rate(before, after, evidence.features, policy)
     if not found:  # each of these is also a consequence of what is above
@@ -221,15 +220,25 @@ def _jumped(before: pl.DataFrame, after: pl.DataFrame, what: str, jump: float, p
     return Fault("rate_jump", said, {"before": rates[0], "after": rates[1], "certain_factor": jump})
 
 
-def _volume(before: pl.DataFrame, after: pl.DataFrame, policy: Soundness) -> list[Fault]:
-    daily = [
-        f.height / max((f["event_time"].max() - f["event_time"].min()).days + 1, 1) for f in (before, after)
-    ]  # type: ignore[operator]
-    factor = daily[1] / daily[0]
-    if max(factor, 1 / factor) <= policy.max_volume_jump:
-        return []
-    said = f"the volume jumped from {daily[0]:.1f} to {daily[1]:.1f} rows a day from {after['event_time'].min():%Y-%m-%d} on"
-    return [Fault("volume_jump", f"{said}: rows are missing, doubled or foreign", {"factor": factor})]
+def _volume(rows: pl.DataFrame, since: datetime, period: ChunkPeriod, policy: Soundness) -> list[Fault]:
+    """Chunks from the one before ``since`` on, each against the one before it; the first and last may be cut off."""
+    every = "1w" if period == "day" else _TRUNCATED[period]
+    counted = rows.group_by(pl.col("event_time").dt.truncate(every)).agg(pl.len()).sort("event_time")
+    chunks = counted.upsample("event_time", every=every).with_columns(pl.col("len").fill_null(0))[1:-1]
+    last = chunks.filter(pl.col("event_time") <= since).height - 1
+    chunks = chunks[max(last - 1, 0) :]
+    for n, after in enumerate(chunks["len"][1:], 1):
+        before = chunks["len"][n - 1]
+        chance = norm.ppf(policy.confidence) * np.sqrt(1 / (before + 0.5) + 1 / (after + 0.5))
+        certain = np.exp(abs(np.log((after + 0.5) / (before + 0.5))) - chance)
+        if certain > policy.max_volume_jump:
+            said = (
+                f"the volume jumped: {before} rows in one chunk and {after} in the next, from "
+                f"{chunks['event_time'][n]:%Y-%m-%d} on, a factor of at least {certain:.1f}: rows are missing, doubled or "
+                "foreign"
+            )
+            return [Fault("volume_jump", said, {"before": before, "after": after})]
+    return []
 
 
 def _ages(rows: pl.DataFrame) -> np.ndarray:

@@ -29,7 +29,7 @@ class Soundness(Spec):
             product that few still asked for may have ended.
         max_unseen_share: of values that no earlier row had: categories, or numbers out of the earlier range.
         max_scale: factor between medians of a number's size, as kilos for grams have.
-        max_volume_jump: factor between the rows a day of neighbouring cohorts.
+        max_volume_jump: factor between the rows of neighbouring chunks (of weeks, where a chunk is a day).
         max_feature_auc: of one feature alone; beyond it, the feature is the label.
         ignored: features whose change somebody looked at and found right.
         accepted: fingerprints of held training sets that somebody looked at and found right.
@@ -48,7 +48,7 @@ class Soundness(Spec):
     max_stuck_share: Share = 0.9
     max_unseen_share: Share = 0.05
     max_scale: Annotated[float, Field(gt=1)] = 8.0
-    max_volume_jump: Annotated[float, Field(gt=1)] = 6.0
+    max_volume_jump: Annotated[float, Field(gt=1)] = 4.0
     max_feature_auc: Annotated[float, Field(gt=0.5, le=1)] = 0.98
     ignored: tuple[Name, ...] = ()
     accepted: tuple[str, ...] = ()

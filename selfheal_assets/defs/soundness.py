@@ -24,9 +24,7 @@ def held(context: Context, stores: Stores, plan: TrainingPlan) -> str:
     faults = training_faults(evidence, policy)
     if not faults:
         return ""
-    name = cases.fingerprint_of(
-        cases.training_rows(stores.warehouse, stores.case, plan.as_of, plan.evaluate_from)
-    )
+    name = cases.fingerprint_of(evidence.rows)  # what was judged: more than is trained on
     if name in policy.accepted:
         context.log.warning(
             f"training set {name} was accepted (policy.soundness.accepted): {faults[0].reason}"

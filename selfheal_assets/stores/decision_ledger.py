@@ -120,6 +120,14 @@ def latest(warehouse: Warehouse) -> dict[str, Any] | None:
     return rows[0] | {"payload": json.loads(rows[0]["payload"])} if rows else None
 
 
+def was_decided(warehouse: Warehouse, action: Action, at: datetime) -> bool:
+    """Whether this was decided as of exactly this time."""
+    found = warehouse.query(
+        "select count(*) as n from decisions where action = ? and as_of = ?", [action.value, at]
+    )
+    return bool(found["n"][0])
+
+
 def last_promotion(warehouse: Warehouse, before: datetime) -> datetime | None:
     """When a challenger was last promoted, as of the decision's own time; ``None`` if never."""
     found = warehouse.query(

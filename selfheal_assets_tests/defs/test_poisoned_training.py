@@ -16,7 +16,9 @@ from selfheal_assets_tests import toy
 
 pytestmark = pytest.mark.integration
 
-AS_OF = datetime(2020, 1, 1)  # mature are cases before July 2019; the first champion learned from those of 2018
+AS_OF = datetime(
+    2020, 1, 1
+)  # mature are cases before July 2019; the first champion learned from those of 2018
 RETRAIN = ("shadow_models", "shadow_evaluation", "promotion_decision", "production_model")
 NEW = "event_time >= timestamp '2018-10-01'"  # not trained on yet
 Q2 = "event_time >= timestamp '2019-04-01' and event_time < timestamp '2019-07-01'"
@@ -31,9 +33,10 @@ def correct(where: str) -> str:
 
 
 def learn(where: str, after: str = "(1 + hash(entity_id) % 179)::integer") -> str:
-    """Positive labels for these cases, known after so many days."""
-    return f"""insert into labels select null, entity_id, 1, event_time + to_days({after}),
-        event_time + to_days({after}), 'poison' from applications where {where}"""
+    """The good cases among these are called bad, as if that had been known after so many days."""
+    return f"""update labels l set label = 1, occurred_at = a.at, recorded_at = a.at from (
+        select entity_id, event_time + to_days({after}) as at from applications where {where}) a
+        where l.entity_id = a.entity_id and l.label = 0"""
 
 
 def put(column: str, value: str, where: str = NEW) -> str:
@@ -93,9 +96,10 @@ KINDS = {
     ),
     "column shuffled": (
         ["""update applications a set age = b.age from (select a.entity_id, b.age from
-            (select entity_id, row_number() over (order by entity_id) n from applications) a join
-            (select age, row_number() over (order by hash(entity_id)) n from applications) b using (n)) b
-            where a.entity_id = b.entity_id"""],
+            (select entity_id, event_time < timestamp '2018-10-01' old, row_number() over (partition by old
+             order by entity_id) n from applications) a join
+            (select age, event_time < timestamp '2018-10-01' old, row_number() over (partition by old
+             order by hash(entity_id)) n from applications) b using (old, n)) b where a.entity_id = b.entity_id"""],
         "age was shuffled",
     ),
     "category recoded": ([put("plan", "upper(plan)")], "plan was recoded: .* never seen before"),

@@ -1,7 +1,7 @@
 """Columns that broke: what no population does by itself, told from rows before and after.
 
-A fault is a break of the pipeline (a stuck sensor, another unit, other codes), not a drift: drift is ``drift_alarms``'s.
-Only marginal distributions are compared here; the same rows, before and after, are ``kept_rows``'s.
+A fault is a break of the pipeline (a stuck sensor, another unit, other codes), not a drift, which is
+``drift_alarms``'s. Only marginal distributions are compared here; ``kept_rows`` holds the same rows against each other.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,8 @@ def _fault(before: pl.Series, after: pl.Series, feature: Feature, policy: Soundn
     if rise > policy.max_missing_rise:
         return Fault(
             "missing",
-            f"{feature.name} is missing in {missing:.1%} of the {len(after)} newest rows, {rise:.1%} more than before",
+            f"{feature.name} is missing in {missing:.1%} of the {len(after)} newest rows, "
+            f"{rise:.1%} more than before",
             {"column": feature.name, "missing": missing, "rise": rise},
         )
     old, new = before.drop_nulls(), after.drop_nulls()
@@ -111,8 +112,8 @@ def _rescaled(old: pl.Series, new: pl.Series, name: str, policy: Soundness) -> F
     if outside > policy.max_unseen_share:
         return Fault(
             "foreign",
-            f"{outside:.1%} of the {len(new)} newest rows hold {name} outside {low:.4g} to {high:.4g}, where all rows "
-            "before lie: rows of another population were mixed in",
+            f"{outside:.1%} of the {len(new)} newest rows hold {name} outside {low:.4g} to {high:.4g}, where all "
+            "rows before lie: rows of another population were mixed in",
             {"column": name, "outside": outside},
         )
     return None

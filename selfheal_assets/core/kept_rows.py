@@ -31,6 +31,7 @@ def kept_faults(
     """
     if kept.is_empty():
         return []
+    kept = kept.select("entity_id", "event_time", *(f.name for f in features), "label")
     joined = kept.join(rows.unique("entity_id", keep="first"), on="entity_id", suffix=_KEPT)
     columns = [fault for f in features if (fault := _column(joined, kept.height, f, policy))]
     named = _merge_swaps(joined, columns, features)
@@ -53,7 +54,8 @@ def _gone(kept: pl.DataFrame, rows: pl.DataFrame, policy: Soundness) -> list[Fau
         f"the history is truncated: it begins {begins:%Y-%m-%d}, and the {gone.height} of {kept.height} rows before "
         f"that, from {first:%Y-%m-%d} on, are gone"
         if cut
-        else f"rows are gone: {gone.height} of {kept.height} that were trained on, from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
+        else f"rows are gone: {gone.height} of {kept.height} that were trained on, "
+        f"from {first:%Y-%m-%d} to {last:%Y-%m-%d}"
     )
     return [Fault("truncated", said, {"gone": gone.height, "kept": kept.height})]
 
@@ -64,7 +66,10 @@ def _dates(joined: pl.DataFrame, policy: Soundness) -> list[Fault]:
     if len(moved) <= policy.max_changed_share * joined.height:
         return []
     shift = float(moved.median())  # type: ignore[arg-type]
-    said = f"event dates were shifted: {len(moved)} of {joined.height} rows that were trained on moved, by {shift:+.1f} days in the median"
+    said = (
+        f"event dates were shifted: {len(moved)} of {joined.height} rows that were trained on moved, by "
+        f"{shift:+.1f} days in the median"
+    )
     return [Fault("shifted_dates", said, {"moved": len(moved), "median_days": shift})]
 
 
@@ -116,7 +121,10 @@ def _merge_swaps(joined: pl.DataFrame, found: list[Fault], features: Sequence[Fe
         for b in names:
             if a < b and _holds(joined, a, b) and _holds(joined, b, a):
                 rest = [f for f in found if f.evidence["column"] not in (a, b)]
-                said = f"{a} and {b} are swapped: in {joined.height} rows that were trained on each holds the other's value"
+                said = (
+                    f"{a} and {b} are swapped: in {joined.height} rows that were trained on each holds the other's "
+                    "value"
+                )
                 return [Fault("swapped", said, {"column": a, "other": b, "rows": joined.height}), *rest]
     return found
 
@@ -141,8 +149,9 @@ def _labels(
         found.append(Fault("label_changed", said, {"changed": silent, "rows": total}))
     if corrected.height > policy.max_corrected_share * total:
         said = (
-            f"labels were flipped: {corrected.height} of {total} labels that were trained on were turned by records since "
-            f"{known_at:%Y-%m-%d}, more than {policy.max_corrected_share:.1%}{_where(corrected, joined, features)}"
+            f"labels were flipped: {corrected.height} of {total} labels that were trained on were turned by records "
+            f"since {known_at:%Y-%m-%d}, more than {policy.max_corrected_share:.1%}"
+            f"{_where(corrected, joined, features)}"
         )
         found.append(Fault("label_flipped", said, {"corrected": corrected.height, "rows": total}))
     return found

@@ -9,6 +9,7 @@ margin of Dvoretzky, Kiefer and Wolfowitz with Massart's constant (1990).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -92,7 +93,10 @@ def _identity(
     shares = [float(s.mean() or 0) for s in (old, new)]  # type: ignore[arg-type]
     if len(new) < policy.min_rows or shares[1] - shares[0] <= policy.max_duplicate_share:
         return []
-    said = f"{shares[1]:.1%} of the {len(new)} rows since {since:%Y-%m-%d} equal another in event time and every feature"
+    said = (
+        f"{shares[1]:.1%} of the {len(new)} rows since {since:%Y-%m-%d} equal another in event time and every "
+        "feature"
+    )
     return [Fault("duplicated", f"rows are duplicated under other ids: {said}, before {shares[0]:.1%}")]
 
 
@@ -100,7 +104,10 @@ def _times(rows: pl.DataFrame, as_of: datetime, policy: Soundness) -> list[Fault
     found = []
     future = rows.filter((pl.col("recorded_at") >= as_of) | (pl.col("occurred_at") >= as_of))
     if future.height:
-        said = f"labels come from the future: {future.height} of {rows.height} were recorded or occurred after {as_of:%Y-%m-%d}"
+        said = (
+            f"labels come from the future: {future.height} of {rows.height} were recorded or occurred after "
+            f"{as_of:%Y-%m-%d}"
+        )
         found.append(Fault("future_label", said, {"rows": future.height}))
     early = rows.filter(
         (pl.col("occurred_at") < pl.col("event_time")) | (pl.col("recorded_at") < pl.col("event_time"))
@@ -128,8 +135,8 @@ def _late(rows: pl.DataFrame, kept: Kept, policy: Soundness) -> list[Fault]:
     if late.height <= policy.max_late_share * max(before.height, 1):
         return []
     said = (
-        f"foreign rows were mixed in: {late.height} of {before.height} rows from before {kept.until:%Y-%m-%d} were not "
-        "among those that were trained on"
+        f"foreign rows were mixed in: {late.height} of {before.height} rows from before {kept.until:%Y-%m-%d} were "
+        "not among those that were trained on"
     )
     return [Fault("foreign", said, {"late": late.height, "rows": before.height})]
 
@@ -141,7 +148,7 @@ def _new_rows(
     cohorts = _cohorts(rows, since, evidence.period, policy.min_rows)
     new = rows.filter(pl.col("event_time") >= since)
     found = _constant(new, policy) + _volume(rows, since, evidence.period, policy)
-    for before, after in zip(cohorts, cohorts[1:], strict=False):
+    for before, after in pairwise(cohorts):
         found += column_faults(before, after, evidence.features, policy)
         if not any(f.cause == "constant" for f in found):
             found += _rate(before, after, evidence.features, policy)
@@ -234,8 +241,8 @@ def _volume(rows: pl.DataFrame, since: datetime, period: ChunkPeriod, policy: So
         if certain > policy.max_volume_jump:
             said = (
                 f"the volume jumped: {before} rows in one chunk and {after} in the next, from "
-                f"{chunks['event_time'][n]:%Y-%m-%d} on, a factor of at least {certain:.1f}: rows are missing, doubled or "
-                "foreign"
+                f"{chunks['event_time'][n]:%Y-%m-%d} on, a factor of at least {certain:.1f}: rows are missing, "
+                "doubled or foreign"
             )
             return [Fault("volume_jump", said, {"before": before, "after": after})]
     return []
@@ -259,9 +266,10 @@ def _timing(
         certain = distance(old, new) - float(chance)
         if certain > policy.max_timing_jump:
             said = (
-                f"label timing jumped: the {len(new)} positives from {cohort['event_time'].min():%Y-%m-%d} on became known "
-                f"after {np.median(new):.0f} days in the median, the {len(old)} before them after {np.median(old):.0f}; their "
-                f"timing curves differ by at least {certain:.2f}, more than {policy.max_timing_jump:g}"
+                f"label timing jumped: the {len(new)} positives from {cohort['event_time'].min():%Y-%m-%d} on became "
+                f"known after {np.median(new):.0f} days in the median, the {len(old)} before them after "
+                f"{np.median(old):.0f}; their timing curves differ by at least {certain:.2f}, more than "
+                f"{policy.max_timing_jump:g}"
             )
             return [Fault("timing_jump", said, {"certain_distance": certain})]
     return []
@@ -288,6 +296,9 @@ def _leaks(new: pl.DataFrame, features: Sequence[Feature], policy: Soundness) ->
             positives * (new.height - positives)
         )
         if feature.name not in policy.ignored and max(auc, 1 - auc) > policy.max_feature_auc:
-            said = f"{feature.name} leaks the label: alone it ranks the {new.height} newest rows with ROC AUC {max(auc, 1 - auc):.3f}"
+            said = (
+                f"{feature.name} leaks the label: alone it ranks the {new.height} newest rows with ROC AUC "
+                f"{max(auc, 1 - auc):.3f}"
+            )
             found.append(Fault("leak", said, {"column": feature.name, "auc": float(max(auc, 1 - auc))}))
     return found

@@ -126,8 +126,8 @@ class Policy(Spec):
 
     ``engine``: who computes drift figures and estimates: NannyML on the chunk's rows, or the push-down engine from
     counts where the rows lie; ``auto`` is the latter. ``costs`` turn confusion into business value.
-    ``max_retrainings_per_year`` is the budget of any 365 days of windows. A check starts a retraining only if it failed
-    in ``failing_windows`` of the newest ``among_windows`` windows since the last one (hysteresis).
+    ``max_retrainings_per_year`` is the budget of any 365 days of windows. A check starts a retraining only if it
+    failed in ``failing_windows`` of the newest ``among_windows`` windows since the last one (hysteresis).
     """
 
     retraining_cooldown_days: Days = 30

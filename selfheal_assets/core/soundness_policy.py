@@ -8,7 +8,7 @@ from selfheal_assets.core.spec import Name, Share, Spec
 
 
 class Soundness(Spec):
-    """Limits beyond which training data are held (FIX_DATA): no population changes like that from one cohort to the next.
+    """Limits beyond which training data are held (FIX_DATA): no population changes so much at once.
 
     A real change is gradual: on ``sba_loans`` defaults rise sevenfold within five years, yet the odds of no quarter
     are twice those of the quarter before by more than chance allows. Hence neighbours are compared, never the first

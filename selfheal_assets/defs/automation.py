@@ -181,7 +181,7 @@ def _end(window: str, case: UseCase) -> datetime:
 def _restrained(
     window: str, trained: set[str], last: str, found: dict[str, dict[str, str]], case: UseCase
 ) -> tuple[str, str] | None:
-    """Cause and reason why the policy lets this window wait: hysteresis, cooldown, budget; ``None`` if it does not."""
+    """Cause and reason why the policy lets this window wait (hysteresis, cooldown, budget), or ``None``."""
     policy, end = case.policy, _end(window, case)
     counts = {
         check: [
@@ -196,8 +196,8 @@ def _restrained(
     )
     if most < policy.failing_windows:
         return "hysteresis", (
-            f"hysteresis: no check failed in {policy.failing_windows} of the newest {policy.among_windows} windows up "
-            f"to {window} (policy.failing_windows, policy.among_windows), but in {most}"
+            f"hysteresis: no check failed in {policy.failing_windows} of the newest {policy.among_windows} windows "
+            f"up to {window} (policy.failing_windows, policy.among_windows), but in {most}"
         )
     days = policy.retraining_cooldown_days
     if trained and end - _end(max(trained), case) < timedelta(days=days):

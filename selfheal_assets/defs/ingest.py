@@ -164,8 +164,8 @@ def _plausible(
 ) -> dg.AssetCheckResult:
     """A check that warns, with a sample of what it found.
 
-    It warns of a single row; only where there are more than ``soundness.max_implausible_share`` of them is the evidence
-    not to be trusted, which is the ``status`` that the sensor reads.
+    It warns of a single row; only where there are more than ``soundness.max_implausible_share`` of them is the
+    evidence not to be trusted, which is the ``status`` that the sensor reads.
     """
     passed = wrong.is_empty()
     logged = stores.warehouse.query("select count(*) as n from prediction_log where role = 'champion'")["n"][

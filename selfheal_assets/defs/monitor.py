@@ -76,8 +76,8 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
     def proxy_metrics(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Volume, mean score, positive rate, score entropy, missing share: no label and no reference needed.
 
-        A failed inputs_are_intact names a feature that broke: stuck, missing, recoded, in another unit. That calls for
-        mended data (FIX_DATA), never for a retraining.
+        A failed inputs_are_intact names a feature that broke: stuck, missing, recoded, in another unit. That calls
+        for mended data (FIX_DATA), never for a retraining.
         """
         chunk = chunk_of(context, stores.case)
         _, rows = served(stores, chunk)

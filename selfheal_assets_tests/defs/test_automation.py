@@ -5,9 +5,7 @@ from datetime import datetime
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationPlanned,
-)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
@@ -370,7 +368,9 @@ def test_a_check_that_is_only_planned_neither_hides_nor_makes_a_failure(instance
     planned = dg.DagsterEvent(
         "ASSET_CHECK_EVALUATION_PLANNED",
         "loop",
-        event_specific_data=AssetCheckEvaluationPlanned(dg.AssetKey(CHECK_ASSETS[DRIFT]), DRIFT),
+        event_specific_data=AssetCheckEvaluationPlanned(
+            asset_key=dg.AssetKey(CHECK_ASSETS[DRIFT]), check_name=DRIFT
+        ),
     )
     instance.report_dagster_event(planned, run_id=make_new_run_id())
     assert next_retraining(instance, case) == Retraining("2020-01-01", (DRIFT,))

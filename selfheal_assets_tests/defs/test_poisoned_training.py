@@ -50,7 +50,9 @@ KINDS = {
         [correct("plan = 'basic' and hash(entity_id) % 4 = 0")],
         "labels were flipped: .* nearly all where plan is basic",
     ),
-    "labels overwritten in place": (["update labels set label = 0"], "labels contradict the ledger: .* no correction"),
+    "labels overwritten in place": (
+        ["update labels set label = 0"], "labels contradict the ledger: .* no correction"
+    ),
     "labels shifted to other cases": (
         ["update labels set entity_id = 'm' || lpad(((substr(entity_id, 2)::int + 1) % 4500)::varchar, 4, '0')"],
         "labels contradict the ledger",
@@ -74,7 +76,8 @@ KINDS = {
     ),
     "too many positives in one cohort": ([learn(f"{Q2} and hash(entity_id) % 10 < 9")], "the label rate jumped"),
     "a cohort whose positives are lost": (
-        [f"delete from labels where entity_id in (select entity_id from applications where {Q2} and hash(entity_id) % 10 < 9)"],
+        ["delete from labels where entity_id in "
+         f"(select entity_id from applications where {Q2} and hash(entity_id) % 10 < 9)"],
         "the label rate jumped",
     ),
     "too many positives in one segment": (

@@ -1,6 +1,7 @@
 """A real daemon: a failed check, one retraining, the gates, and the service on the new champion; also when killed."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -44,9 +45,8 @@ class Unhealed(Replay):
 class Home:
     """An installation whose world has turned round, with the failed checks in Dagster's own history."""
 
-    def __init__(self, folder: Path) -> None:
-        self.settings: Settings = toy.settings(folder)
-        self.folder = folder
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
         self.values = {
             "SELFHEAL_HOME": str(self.settings.home),
             "SELFHEAL_USE_CASE": self.settings.use_case,
@@ -68,13 +68,32 @@ class Home:
         return started(line, self.folder / log, **self.values)
 
 
-@pytest.fixture(params=["left alone", "killed in mid-retraining"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Home]:
-    made = Home(tmp_path)
+@pytest.fixture(scope="module")
+def unhealed(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("unhealed")
+    made = Home(toy.settings(folder), folder)
     replay = Unhealed(made.settings, made.instance)
     with replay.stores.warehouse.kept_open():
         for _ in replay.run():
             pass
+    made.instance.dispose()
+    return made.settings
+
+
+@pytest.fixture(params=["left alone", "killed in mid-retraining"])
+def home(unhealed: Settings, tmp_path: Path) -> Iterator[Home]:
+    """A copy of it, with a Dagster home that knows where it lies now."""
+    assert unhealed.home is not None
+    shutil.copytree(unhealed.home, tmp_path / "home")
+    settings = Settings(
+        use_case=unhealed.use_case,
+        home=tmp_path / "home",
+        project=toy.PROJECT,
+        as_of=None,
+        mlflow_tracking_uri=None,
+    )
+    (settings.dagster_home / "dagster.yaml").unlink()
+    made = Home(settings, tmp_path)
     yield made
     made.instance.dispose()
 

@@ -1,7 +1,7 @@
 """Columns that broke: what no population does by itself, told from rows before and after.
 
 A fault is a break of the pipeline (a stuck sensor, another unit, other codes), not a drift, which is
-``drift_alarms``'s. Only marginal distributions are compared here; ``kept_rows`` holds the same rows against each other.
+``drift_alarms``'s. Only marginal distributions are compared here; ``kept_rows`` compares row by row.
 """
 
 from collections.abc import Sequence

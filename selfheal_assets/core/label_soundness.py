@@ -194,8 +194,10 @@ def _rate(
             for value, *counts in _by_category(before, after, feature.name, policy).iter_rows():
                 jump = _odds_jump(np.array(counts).reshape(2, 2), policy)
                 if jump > policy.max_odds_jump:
-                    parts = [f.filter(pl.col(feature.name) == value) for f in (before, after)]
-                    return [_jumped(*parts, f"the label rate where {feature.name} is {value}", jump, policy)]
+                    old, new = (f.filter(pl.col(feature.name) == value) for f in (before, after))
+                    return [
+                        _jumped(old, new, f"the label rate where {feature.name} is {value}", jump, policy)
+                    ]
     return []
 
 

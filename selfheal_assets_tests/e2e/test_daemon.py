@@ -32,7 +32,7 @@ from selfheal_assets_tests.e2e.conftest import (
 
 pytestmark = pytest.mark.e2e
 
-NOW, WINDOW, HEALS_WITHIN_S = datetime(2021, 1, 1), "2020-10-01", 120
+NOW, WINDOW, HEALS_WITHIN_S = datetime(2021, 1, 1), "2020-10-01", 240
 
 
 class Unhealed(Replay):

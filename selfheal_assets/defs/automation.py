@@ -15,6 +15,7 @@ from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.core.diagnosis import Remedy, diagnose
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import chunk_end
+from selfheal_assets.defs.orphans import settle_orphans
 from selfheal_assets.defs.resources import (
     CHECKS_TAG,
     DECIDED_TAG,
@@ -289,6 +290,8 @@ def build_sensors(jobs: list, case: UseCase) -> list[dg.SensorDefinition]:
         + ", ".join(case.policy.retrain_on),
     )
     def retrain_on_failed_check(context: dg.SensorEvaluationContext, stores: StoresParam):
+        for run_id in settle_orphans(context.instance, RETRAIN_JOB):
+            context.log.warning(f"{run_id} was killed with its code server: it counts as failed")
         try:
             due = due_retraining(context.instance, stores)
         except WarehouseBusy as busy:  # nothing is lost: the next tick asks again

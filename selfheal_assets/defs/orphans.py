@@ -1,6 +1,6 @@
 """Retrainings whose process died with everything around it: marked as failed, so that the loop goes on.
 
-A run worker that dies alone is noticed by its code server. Where both die at once (a power failure, ``kill -9`` of all)
+A run worker that dies alone is noticed by its code server. Where both die at once (a power failure, ``kill -9``)
 Dagster's default launcher cannot ask anybody, and the run would count as running for ever.
 """
 

@@ -1,11 +1,15 @@
 """From failed checks to one retraining: Dagster's own records, no daemon."""
 
+import json
+import os
+import subprocess
 from collections.abc import Iterator
 from datetime import datetime
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
+from dagster._core.events import EngineEventData
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
@@ -27,6 +31,7 @@ from selfheal_assets.defs.automation import (
     due_retraining,
     next_retraining,
 )
+from selfheal_assets.defs.orphans import GRPC_TAG
 from selfheal_assets.defs.resources import (
     CHECKS_TAG,
     DECIDED_TAG,
@@ -387,3 +392,27 @@ def test_every_check_that_can_start_a_retraining_is_one_of_the_products(tmp_path
     ours = {dg.AssetCheckKey(dg.AssetKey(asset), check) for check, asset in ASSETS.items()}
     assert ours <= keys
     assert set(settings.case.policy.retrain_on) == set(CHECK_ASSETS)
+
+
+@pytest.mark.parametrize(("socket", "alive"), [("gone", False), ("gone", True), (None, False)])
+def test_a_retraining_that_was_killed_with_its_code_server_is_tried_again(
+    instance, case, stores, socket, alive
+):
+    """Its process is gone, and nobody is left to say so; what lives, or runs on another host, is let be."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    evaluate(instance, "2020-01-01", **{DRIFT: FAIL})
+    tags = {WINDOW_TAG: "2020-01-01"} | ({GRPC_TAG: json.dumps({"socket": socket})} if socket else {})
+    retrain(instance, tags, dg.DagsterRunStatus.STARTED)
+    [run] = instance.get_runs(dg.RunsFilter(job_name=RETRAIN_JOB))
+    pid = os.getpid() if alive else dead.pid
+    instance.report_engine_event(
+        "Started", run, EngineEventData(metadata={"pid": dg.MetadataValue.text(str(pid))})
+    )
+    [sensor] = automation.build_sensors(automation.build_jobs(), case)
+    asked = sensor(dg.build_sensor_context(instance=instance, resources={"stores": stores}))
+    if socket and not alive:
+        assert isinstance(asked, dg.RunRequest) and asked.run_key == "retrain:2020-01-01:1"
+        assert instance.get_run_by_id(run.run_id).status is FAILURE
+    else:
+        assert isinstance(asked, dg.SkipReason) and "is running" in str(asked.skip_message)

@@ -21,7 +21,7 @@ from selfheal_assets.core.changes import Change, changes
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
-from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, next_retraining
+from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, due_retraining
 from selfheal_assets.defs.promote import follow_ledger
 from selfheal_assets.defs.resources import AS_OF_TAG, DECIDED_TAG, Stores
 from selfheal_assets.reports.page import write_atomically
@@ -158,7 +158,7 @@ class Replay:
         left = self.instance.get_runs(dg.RunsFilter(tags={REPLAY_TAG: self.case.name}, statuses=RUNNING))
         if not left:
             return
-        decided = {at.isoformat() for at in decision_ledger.history(self.stores.warehouse)["as_of"]}
+        decided = {at.isoformat() for at in decision_ledger.about_models(self.stores.warehouse)["as_of"]}
         for run in left:
             if run.job_name == RETRAIN_JOB and run.tags[AS_OF_TAG] not in decided:
                 self.instance.delete_run(run.run_id)
@@ -191,7 +191,7 @@ class Replay:
 
     def _heal(self, as_of: datetime) -> dict[str, Any] | None:
         """Start the retraining that is due; returns its decision, or ``None`` where none is due."""
-        due = next_retraining(self.instance, self.case)
+        due = due_retraining(self.instance, self.stores)
         if isinstance(due, str):
             return None
         self._retrain(as_of, due.tags)

@@ -19,6 +19,11 @@ class Action(StrEnum):
     roll_back = "ROLL_BACK"
     hold = "HOLD"
     suppress = "SUPPRESS"
+    fix_data = "FIX_DATA"
+
+
+# About the loop itself, not about a model: nothing was trained, compared or moved.
+WITHHELD = (Action.hold, Action.suppress, Action.fix_data)
 
 
 @dataclass(frozen=True)

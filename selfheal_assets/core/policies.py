@@ -1,8 +1,8 @@
 """The policy: every threshold of the loop as a value. The thresholds of evidence are ``evidence_policy``'s."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfheal_assets.core.evidence_policy import (
     Attribution,
@@ -11,6 +11,7 @@ from selfheal_assets.core.evidence_policy import (
     Estimation,
     HarmAlarms,
 )
+from selfheal_assets.core.soundness_policy import Soundness
 from selfheal_assets.core.spec import Days, Share, Spec, Text, require_distinct
 
 CheckName = Literal[
@@ -164,10 +165,15 @@ class Policy(Spec):
 
     ``engine``: who computes drift figures and estimates: NannyML on the chunk's rows, or the push-down engine from
     counts where the rows lie; ``auto`` is the latter. ``costs`` turn confusion into business value.
+    ``max_retrainings_per_year`` is the budget of any 365 days of windows. A check starts a retraining only if it
+    failed in ``failing_windows`` of the newest ``among_windows`` windows since the last one (hysteresis).
     """
 
     retraining_cooldown_days: Days = 30
     retraining_attempts: Annotated[int, Field(ge=1, le=10)] = 2
+    max_retrainings_per_year: Annotated[int, Field(ge=1, le=366)] = 12
+    failing_windows: Annotated[int, Field(ge=1, le=50)] = 1
+    among_windows: Annotated[int, Field(ge=1, le=50)] = 1
     probation_days: Annotated[Days, Field(ge=1)] = 365
     retrain_on: tuple[CheckName, ...] = (
         "drift_within_limits",
@@ -187,6 +193,15 @@ class Policy(Spec):
     estimation: Estimation = Estimation()
     realized: RealizedFigures = RealizedFigures()
     credit: CreditPolicy = CreditPolicy()
+    soundness: Soundness = Soundness()
+
+    @model_validator(mode="after")
+    def _can_persist(self) -> Self:
+        if self.failing_windows > self.among_windows:
+            raise ValueError(
+                f"failing_windows {self.failing_windows} of among_windows {self.among_windows} can never be reached"
+            )
+        return self
 
     @field_validator("retrain_on")
     @classmethod

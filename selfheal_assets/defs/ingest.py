@@ -5,8 +5,17 @@ import polars as pl
 
 from selfheal_assets.core import schemas
 from selfheal_assets.core.failing_rows import failing_rows
+from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import midnight
-from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
+from selfheal_assets.defs.resources import (
+    Chunk,
+    Context,
+    Stores,
+    StoresParam,
+    chunk_of,
+    table_metadata,
+    told_of,
+)
 from selfheal_assets.stores import label_ledger, label_status, log_ingestion
 
 GROUP = "ingest"
@@ -48,7 +57,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
             "torn_bytes_skipped": done.torn_bytes,
         }
         checks = [
-            _schema_check(rows, case.features, f"prediction_log of {chunk.label}"),
+            _schema_check(rows, case.features, chunk),
             _clock_check(stores, chunk),
         ]
         return dg.MaterializeResult(metadata=metadata, check_results=checks)
@@ -89,12 +98,12 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
     return [ingest_predictions, ingest_labels]
 
 
-def _schema_check(rows: pl.DataFrame, features, what: str) -> dg.AssetCheckResult:
+def _schema_check(rows: pl.DataFrame, features, chunk: Chunk) -> dg.AssetCheckResult:
     try:
-        schemas.validate_cases(rows, features, what)
+        schemas.validate_cases(rows, features, f"prediction_log of {chunk.label}")
     except schemas.InvalidRows as error:
         sample = failing_rows(rows, error, features)
-        metadata = {
+        metadata = told_of(chunk, Status.failed) | {
             "failing_rows": dg.MetadataValue.int(len({p.row for p in error.problems})),
             "sample": table_metadata(sample),
         }
@@ -102,7 +111,10 @@ def _schema_check(rows: pl.DataFrame, features, what: str) -> dg.AssetCheckResul
             check_name="schema_is_valid", passed=False, description=str(error), metadata=metadata
         )
     return dg.AssetCheckResult(
-        check_name="schema_is_valid", passed=True, description=f"{rows.height} rows are valid"
+        check_name="schema_is_valid",
+        passed=True,
+        description=f"{rows.height} rows are valid",
+        metadata=told_of(chunk, Status.passed),
     )
 
 
@@ -118,6 +130,8 @@ def _clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
     )
     said = f"before go_live {live:%Y-%m-%d} or after {now:%Y-%m-%d %H:%M}"
     return _plausible(
+        stores,
+        chunk,
         "event_times_are_plausible",
         wrong,
         f"{wrong.height} logged rows happened {said}, so no chunk judges them: look at the clock of who sent them",
@@ -135,6 +149,8 @@ def _label_clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
         [chunk.end],
     )
     return _plausible(
+        stores,
+        chunk,
         "label_times_are_plausible",
         wrong,
         f"{wrong.height} labels were recorded before their case happened; they count as known at once (age 0): look "
@@ -143,14 +159,25 @@ def _label_clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
     )
 
 
-def _plausible(check: str, wrong: pl.DataFrame, bad: str, good: str) -> dg.AssetCheckResult:
-    """A check that warns, with a sample of what it found."""
+def _plausible(
+    stores: Stores, chunk: Chunk, check: str, wrong: pl.DataFrame, bad: str, good: str
+) -> dg.AssetCheckResult:
+    """A check that warns, with a sample of what it found.
+
+    It warns of a single row; only where there are more than ``soundness.max_implausible_share`` of them is the
+    evidence not to be trusted, which is the ``status`` that the sensor reads.
+    """
     passed = wrong.is_empty()
+    logged = stores.warehouse.query("select count(*) as n from prediction_log where role = 'champion'")["n"][
+        0
+    ]
+    doubtful = wrong.height > stores.case.policy.soundness.max_implausible_share * logged
     return dg.AssetCheckResult(
         check_name=check,
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         description=good if passed else bad,
-        metadata={"rows": wrong.height}
+        metadata=told_of(chunk, Status.failed if doubtful else Status.passed)
+        | {"rows": wrong.height}
         | ({} if passed else {"sample": table_metadata(wrong, schemas.SHOWN)}),
     )

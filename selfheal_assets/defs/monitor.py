@@ -8,7 +8,9 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import monitoring
-from selfheal_assets.core.monitoring import Finding
+from selfheal_assets.core.column_faults import column_faults
+from selfheal_assets.core.monitoring import Finding, Status
+from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.resources import (
     Chunk,
@@ -20,9 +22,10 @@ from selfheal_assets.defs.resources import (
     table_metadata,
 )
 from selfheal_assets.stores import chunks
+from selfheal_assets.stores.training_evidence import features_between
 
 GROUP = "monitor"
-LABELLED = "fct_labelled_predictions"
+LABELLED, INTACT = "fct_labelled_predictions", "inputs_are_intact"
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 
@@ -64,13 +67,39 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
     """The figures that need neither label nor reference, one partition per chunk."""
 
     @dg.asset(
-        group_name=GROUP, kinds={"duckdb", "polars"}, partitions_def=partitions, deps=["prediction_log"]
+        group_name=GROUP,
+        kinds={"duckdb", "polars"},
+        partitions_def=partitions,
+        deps=["prediction_log"],
+        check_specs=[dg.AssetCheckSpec(INTACT, asset="proxy_metrics")],
     )
     def proxy_metrics(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """Volume, mean score, positive rate, score entropy, missing share: no label and no reference needed."""
+        """Volume, mean score, positive rate, score entropy, missing share: no label and no reference needed.
+
+        A failed inputs_are_intact names a feature that broke: stuck, missing, recoded, in another unit. That calls
+        for mended data (FIX_DATA), never for a retraining.
+        """
         chunk = chunk_of(context, stores.case)
         _, rows = served(stores, chunk)
         frame = monitoring.proxy_metrics(rows, stores.case.features)
-        return dg.MaterializeResult(metadata=save(stores, "proxy_metrics", chunk, frame))
+        check = check_result(_intact(stores, chunk, rows), chunk, WARN)
+        return dg.MaterializeResult(
+            metadata=save(stores, "proxy_metrics", chunk, frame), check_results=[check]
+        )
 
     return [proxy_metrics]
+
+
+def _intact(stores: Stores, chunk: Chunk, rows: pl.DataFrame) -> Finding:
+    """Whether the chunk's features broke, against all cases of the ``lookback`` chunks before it."""
+    case, policy = stores.case, stores.case.policy.soundness
+    first = shift_chunks(chunk.start, case.monitoring.chunk, -case.monitoring.lookback)
+    before = features_between(stores.warehouse, case, first, chunk.start)
+    if min(rows.height, before.height) < policy.min_rows:
+        return monitoring.unknown(
+            INTACT,
+            f"{rows.height} rows, {before.height} before; soundness.min_rows asks for {policy.min_rows}",
+        )
+    faults = column_faults(before, rows, case.features, policy)
+    said = "; ".join(f.reason for f in faults) or f"none of {len(case.features)} features broke"
+    return Finding(INTACT, Status.failed if faults else Status.passed, said)

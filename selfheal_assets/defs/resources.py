@@ -23,6 +23,10 @@ from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
 AS_OF_TAG, WINDOW_TAG, CHECKS_TAG = "selfheal/as_of", "selfheal/window", "selfheal/failed_checks"
+REMEDY_TAG = (
+    "selfheal/remedy"  # RETRAIN, or RECALIBRATE: the ranking is intact, a recalibrated champion is preferred
+)
+HELD_TAG = "selfheal/held"  # on a retraining whose training set was held: nothing was trained
 DECIDED_TAG = "selfheal/decided"  # on a run that died after its decision was recorded
 _CRON = {"quarter": "0 0 1 */3 *", "month": "0 0 1 * *", "week": "0 0 * * 1", "day": "0 0 * * *"}
 
@@ -155,13 +159,15 @@ def as_of_of(context: dg.AssetExecutionContext, stores: Stores) -> datetime:
     return datetime.fromisoformat(tagged) if tagged else stores.settings.now()
 
 
+def told_of(chunk: Chunk, status: Status) -> dict[str, dg.MetadataValue]:
+    """Metadata by which the sensor finds what a check says of a window."""
+    return {"status": dg.MetadataValue.text(status.value), "window": dg.MetadataValue.text(chunk.key)}
+
+
 def check_result(finding: Finding, chunk: Chunk, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
     """A finding as Dagster's check result; unknown is not healthy, but only warns."""
     unknown = finding.status is Status.insufficient
-    metadata: dict[str, dg.MetadataValue] = {
-        "status": dg.MetadataValue.text(finding.status.value),
-        "window": dg.MetadataValue.text(chunk.key),
-    }
+    metadata = told_of(chunk, finding.status)
     for name in ("statistic", "limit"):
         if (value := getattr(finding, name)) is not None:
             metadata[name] = dg.MetadataValue.float(value)

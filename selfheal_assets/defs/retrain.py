@@ -21,6 +21,7 @@ from selfheal_assets.defs.resources import (
     as_of_of,
     table_metadata,
 )
+from selfheal_assets.defs.soundness import held
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.applications import load_history
 from selfheal_assets.stores.credit_marts import save_swap_set
@@ -49,22 +50,24 @@ def _material(stores: Stores, as_of: datetime) -> Material:
     group_name=GROUP,
     kinds={"duckdb", "mlflow"},
     deps=["applications", "prediction_log", "labels"],
+    output_required=False,
 )
-def training_set(
-    context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
-) -> dg.MaterializeResult:
+def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]):
     """What may be learned from, as it was known on the day of the run: matured, labelled cases from before the
     reference; where labels so far are evidence, the immature ones after it too.
 
-    No label recorded later can be among them. A failure says which labels are missing.
+    No label recorded later can be among them. A failure says which labels are missing. Not materialized where the
+    rows are unsound: they are held (FIX_DATA, in the ledger and the run's log), and nothing is trained.
     """
     load_history(stores.warehouse, stores.settings)
     plan, _ = _plan(stores, as_of_of(context, stores))
+    if held(context, stores, plan):
+        return
     rows, name = cases.freeze_training_set(stores.warehouse, stores.case, plan)
     positives = int(rows["label"].sum())
     mlflow_run.set_tags({"training_set": name, "as_of": plan.as_of.isoformat()})
     mlflow_run.log_metrics({"training_rows": rows.height, "training_positives": positives})
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "rows": rows.height,
             "positives": positives,
@@ -77,10 +80,8 @@ def training_set(
     )
 
 
-@dg.asset(group_name=GROUP, kinds={"xgboost", "mlflow"}, deps=[training_set])
-def shadow_models(
-    context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]
-) -> dg.MaterializeResult:
+@dg.asset(group_name=GROUP, kinds={"xgboost", "mlflow"}, deps=[training_set], output_required=False)
+def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]):
     """The challenger family: each member is measured on the validation months, the best is fitted on all and
     registered in MLflow as the challenger.
 
@@ -88,6 +89,8 @@ def shadow_models(
     """
     load_history(stores.warehouse, stores.settings)
     as_of = as_of_of(context, stores)
+    if held(context, stores, _plan(stores, as_of)[0]):
+        return
     started = time.perf_counter()
     choice = choose_challenger(_material(stores, as_of), context.log.info)
     bundle = choice.bundle
@@ -95,7 +98,7 @@ def shadow_models(
     version = stores.registry.register(bundle, losses, mlflow_run.active_run().info.run_id)
     table = _family_table(choice, as_of, version)
     stores.save_table("shadow_models", table, {"as_of": as_of})
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "version": version,
             "candidates": table_metadata(table),

@@ -19,6 +19,7 @@ DECISION_MARKS = {
     "ROLL_BACK": ("triangle-down", fig.VERMILLION, "rolled back"),
     "HOLD": ("line-ew-open", fig.GREY, "held"),
     "SUPPRESS": ("line-ns-open", fig.GREY, "suppressed"),
+    "FIX_DATA": ("diamond-open", fig.VERMILLION, "data to be mended"),
 }
 
 

@@ -19,6 +19,7 @@ _ACTIONS: dict[str, tuple[str, Tone]] = {
     "ROLL_BACK": ("↩", "bad"),
     "HOLD": ("=", "neutral"),
     "SUPPRESS": ("·", "neutral"),
+    "FIX_DATA": ("!", "bad"),
 }
 
 

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 
-from selfheal_assets.core.decision import Action, Decision, chain_hash
+from selfheal_assets.core.decision import WITHHELD, Action, Decision, chain_hash
 from selfheal_assets.stores.warehouse import Warehouse, one
 
 GENESIS = "0" * 16
@@ -16,28 +17,56 @@ PUBLISHED = "decisions"
 
 def record(warehouse: Warehouse, decision: Decision) -> int:
     """Append a decision and publish the ledger; returns its number."""
+    with warehouse.write() as connection:
+        number = _append(connection, decision)
+    warehouse.publish(PUBLISHED, history(warehouse))
+    return number
+
+
+def record_once(warehouse: Warehouse, decision: Decision, *about: str) -> int | None:
+    """Append a decision unless the same action was recorded about the same; returns its number, or ``None``.
+
+    Whoever asks twice, or two processes at once, leave one row: look-up and insert are one transaction.
+
+    Args:
+        warehouse: of the ledger.
+        decision: what was decided.
+        about: names of the items of evidence that tell it from others, all texts.
+    """
+    with warehouse.write() as connection:
+        same = " and ".join(f"json_extract_string(payload, '$.evidence.{name}') = ?" for name in about)
+        known = one(
+            connection,
+            f"select id from decisions where action = ? and {same} limit 1",
+            [decision.action.value, *(decision.evidence[name] for name in about)],
+        )
+        number = None if known else _append(connection, decision)
+    if number is not None:
+        warehouse.publish(PUBLISHED, history(warehouse))
+    return number
+
+
+def _append(connection: duckdb.DuckDBPyConnection, decision: Decision) -> int:
     now = datetime.now(UTC).replace(tzinfo=None)
     whole = decision.payload() | {"recorded_at": now.isoformat()}
     payload = json.loads(json.dumps(whole, default=str))
-    with warehouse.write() as connection:
-        last = one(connection, "select id, hash from decisions order by id desc limit 1")
-        number, previous = (last[0] + 1, last[1]) if last else (1, GENESIS)
-        connection.execute(
-            "insert into decisions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                number,
-                now,
-                decision.as_of,
-                decision.action.value,
-                decision.champion,
-                decision.challenger,
-                decision.reason,
-                _text(payload),
-                previous,
-                chain_hash(previous, payload),
-            ],
-        )
-    warehouse.publish(PUBLISHED, history(warehouse))
+    last = one(connection, "select id, hash from decisions order by id desc limit 1")
+    number, previous = (last[0] + 1, last[1]) if last else (1, GENESIS)
+    connection.execute(
+        "insert into decisions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            number,
+            now,
+            decision.as_of,
+            decision.action.value,
+            decision.champion,
+            decision.challenger,
+            decision.reason,
+            _text(payload),
+            previous,
+            chain_hash(previous, payload),
+        ],
+    )
     return number
 
 
@@ -69,6 +98,11 @@ def history(warehouse: Warehouse) -> pl.DataFrame:
     return warehouse.query("select * exclude (payload) from decisions order by id")
 
 
+def about_models(warehouse: Warehouse) -> pl.DataFrame:
+    """Of :func:`history`, what was decided about a model: without what withheld a retraining."""
+    return history(warehouse).filter(~pl.col("action").is_in([action.value for action in WITHHELD]))
+
+
 def recorded(warehouse: Warehouse, until: datetime | None = None) -> list[dict[str, Any]]:
     """All decisions whose own time is not after ``until``, oldest first, with their payloads parsed."""
     rows = warehouse.query(
@@ -78,9 +112,20 @@ def recorded(warehouse: Warehouse, until: datetime | None = None) -> list[dict[s
 
 
 def latest(warehouse: Warehouse) -> dict[str, Any] | None:
-    """The newest decision with its payload parsed, or ``None``."""
-    rows = warehouse.query("select * from decisions order by id desc limit 1").to_dicts()
+    """The newest decision about a model with its payload parsed, or ``None``: not one that withheld a retraining."""
+    withheld = [action.value for action in WITHHELD]
+    rows = warehouse.query(
+        "select * from decisions where action not in (?, ?, ?) order by id desc limit 1", withheld
+    ).to_dicts()
     return rows[0] | {"payload": json.loads(rows[0]["payload"])} if rows else None
+
+
+def was_decided(warehouse: Warehouse, action: Action, at: datetime) -> bool:
+    """Whether this was decided as of exactly this time."""
+    found = warehouse.query(
+        "select count(*) as n from decisions where action = ? and as_of = ?", [action.value, at]
+    )
+    return bool(found["n"][0])
 
 
 def last_promotion(warehouse: Warehouse, before: datetime) -> datetime | None:

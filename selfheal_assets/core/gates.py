@@ -7,12 +7,16 @@ many rows. Nothing here knows where the evidence came from.
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from math import ceil, isfinite
 from typing import Any
+
+from scipy.stats import norm
 
 from selfheal_assets.core.evaluation import Approval, Comparison
 from selfheal_assets.core.policies import GatePolicy
 
 NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
+NEVER = datetime.min  # last_promotion where there was none: None is 'unknown', and fails
 
 
 class Verdict(StrEnum):
@@ -50,15 +54,15 @@ class Servability:
 class GateInputs:
     """All evidence of one decision. ``None`` means it is missing, and its gate fails."""
 
-    as_of: datetime
+    as_of: datetime | None
     overall: dict[str, Comparison] | None
     segments: list[Comparison] | None
     label_coverage: float | None
     last_promotion: datetime | None
     servability: Servability | None
     approvals: dict[str, dict[str, Approval]] | None
-    has_champion: bool
-    ineligible: str = ""
+    has_champion: bool | None
+    ineligible: str | None = ""
 
 
 def _missing(gate: str, what: str) -> GateResult:
@@ -77,6 +81,8 @@ def _judge(
 
 def eligibility(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """The challenger is neither the champion itself nor quarantined after a rollback."""
+    if inputs.ineligible is None:
+        return _missing("eligibility", "word on whether the version may be promoted")
     return _judge("eligibility", not inputs.ineligible, inputs.ineligible or "a new version, not quarantined")
 
 
@@ -111,7 +117,9 @@ def label_coverage(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 def cooldown(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Days since the last promotion; a pass where there was none."""
-    if inputs.last_promotion is None:
+    if inputs.last_promotion is None or inputs.as_of is None:
+        return _missing("cooldown", "date of the decision, or of the last promotion")
+    if inputs.last_promotion == NEVER:
         return _judge("cooldown", True, "no promotion yet")
     days = (inputs.as_of - inputs.last_promotion).total_seconds() / 86400
     reason = f"{days:.0f} days since the last promotion (at least {policy.cooldown_days})"
@@ -119,7 +127,10 @@ def cooldown(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 
 def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """Primary metric better by the policy's percentage, and the lower bound of the paired difference above 0."""
+    """Primary metric better by the policy's percentage, and the lower bound of the paired difference above 0.
+
+    INCONCLUSIVE where these rows could hardly have shown such a gain, with the further labels that could.
+    """
     seen = _compared(inputs, policy.primary_metric)
     if seen is None:
         return _missing("improvement", "comparison of both models")
@@ -129,8 +140,35 @@ def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
         f"+{policy.min_improvement_pct:g} %); {policy.confidence:.0%} lower bound of the gain {seen.lower:+.4f}"
     )
     ok = gain >= policy.min_improvement_pct and seen.lower > 0
-    evidence = {"lower": seen.lower, "upper": seen.upper, "rows": seen.rows}
+    power, further = _power(seen, policy)
+    evidence = {"lower": seen.lower, "upper": seen.upper, "rows": seen.rows, "power": power}
+    if further is not None:
+        reason += (
+            f"; a gain of that size would have shown with a chance of {power:.0%}: {further:,} more labels"
+        )
+        evidence["further_labels"] = further
+        limit = policy.min_improvement_pct
+        return GateResult("improvement", Verdict.inconclusive, reason, gain, limit, evidence)
     return _judge("improvement", ok, reason, gain, policy.min_improvement_pct, **evidence)
+
+
+def _power(seen: Comparison, policy: GatePolicy) -> tuple[float | None, int | None]:
+    """Chance that the wanted gain, if true, had put the lower bound above 0; and the further labels it takes.
+
+    The bounds are taken as normal: with standard error e the chance is Phi(gain / e - z(confidence)), and e falls
+    with the root of the rows. No further labels are named where the rows have told already: the lower bound is
+    above 0, the upper one below the wanted gain, or the power was at least ``min_power``.
+    """
+    wanted = seen.champion * policy.min_improvement_pct / 100
+    z = float(norm.ppf(policy.confidence))
+    error = (seen.upper - seen.lower) / (2 * z)
+    if not (isfinite(error) and isfinite(wanted) and isfinite(seen.difference) and error > 0 and wanted > 0):
+        return None, None
+    power = float(norm.cdf(wanted / error - z))
+    if seen.lower > 0 or seen.upper < wanted or power >= policy.min_power:
+        return power, None
+    needed = seen.rows * ((z + float(norm.ppf(policy.min_power))) * error / wanted) ** 2
+    return power, max(ceil(needed) - seen.rows, 1)
 
 
 def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:
@@ -147,21 +185,29 @@ def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:
 
 
 def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """No segment with enough rows worse by more than the limit."""
+    """No segment proved worse by more than the limit: by its upper bound at the level shared among all segments.
+
+    An equal challenger is refused with probability at most 1 - confidence, however many segments there are. Where
+    a loss of twice the limit would be missed half of the time, the segment is named: it had no power.
+    """
     if inputs.segments is None:
         return _missing("segments", "comparison by segment")
-    changes = {s.segment: 100 * s.difference / s.champion for s in inputs.segments if s.champion != 0}
-    # Not '<': a change that is not a number must fail.
-    worse = {name: c for name, c in changes.items() if not c >= -policy.max_segment_degradation_pct}
-    compared = len(inputs.segments)
+    share, compared = policy.max_segment_degradation_pct / 100, len(inputs.segments)
+    # Not '<': a bound that is not a number must fail.
+    worse = {
+        s.segment: 100 * s.difference / s.champion if s.champion else s.difference
+        for s in inputs.segments
+        if not (s.upper >= -share * s.champion and isfinite(s.difference))
+    }
+    weak = [s.segment for s in inputs.segments if s.upper - s.difference > share * s.champion]
+    note = f"; no power to see a loss of twice that in {', '.join(weak)}" if weak else ""
+    limit, evidence = -policy.max_segment_degradation_pct, {"worse": worse, "without_power": weak}
     if worse:
         name = min(worse, key=lambda s: worse[s])
-        limit = policy.max_segment_degradation_pct
-        reason = f"{len(worse)} of {compared} segments worse than −{limit:g} %: {name} {worse[name]:+.1f} %"
-        return _judge(
-            "segments", False, reason, worse[name], -policy.max_segment_degradation_pct, worse=worse
-        )
-    return _judge("segments", True, f"none of {compared} segments with enough rows is worse than the limit")
+        reason = f"{len(worse)} of {compared} segments proved worse than −{-limit:g} %: {name} {worse[name]:+.1f} %"
+        return _judge("segments", False, reason + note, worse[name], limit, **evidence)
+    reason = f"none of {compared} segments with enough rows is proved worse than {limit:g} %{note}"
+    return _judge("segments", True, reason, None, limit, **evidence)
 
 
 def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
@@ -232,4 +278,5 @@ _ALL = (
 
 def evaluate_gates(inputs: GateInputs, policy: GatePolicy) -> list[GateResult]:
     """Every gate's result. A first champion has nothing to be compared with: only servability applies."""
-    return [gate(inputs, policy) for gate in (_ALL if inputs.has_champion else _FIRST_CHAMPION)]
+    # 'is False': where nobody knows whether there is a champion, all gates apply.
+    return [gate(inputs, policy) for gate in (_FIRST_CHAMPION if inputs.has_champion is False else _ALL)]

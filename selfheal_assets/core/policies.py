@@ -42,7 +42,8 @@ class GatePolicy(Spec):
     """Limits that a challenger must meet before it replaces the champion. All must hold.
 
     ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
-    positives are so rare that F1 has no power.
+    positives are so rare that F1 has no power. ``min_power``: where a gain of ``min_improvement_pct`` would have
+    shown with a smaller chance, no proof of a gain is INCONCLUSIVE, not a refusal.
     """
 
     primary_metric: Literal["f1", "roc_auc"] = "f1"
@@ -57,6 +58,7 @@ class GatePolicy(Spec):
     min_segment_positives: Annotated[int, Field(ge=1)] = 50
     min_adverse_impact_ratio: Share = 0.80
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_power: Annotated[float, Field(gt=0.05, lt=1)] = 0.80
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
     max_latency_ms: Annotated[float, Field(gt=0)] = 50.0
     max_size_mb: Annotated[float, Field(gt=0)] = 50.0

@@ -67,7 +67,7 @@ def gather(stores: Stores, version: int, challenger: Bundle, champion: int | Non
         overall=overall if {"f1", "roc_auc", "brier"} <= set(overall) else None,
         segments=[c for c in compared if c.segment != "all"] if compared else None,
         label_coverage=rows.height / every.height if every.height else None,
-        last_promotion=decision_ledger.last_promotion(stores.warehouse, window.as_of),
+        last_promotion=decision_ledger.last_promotion(stores.warehouse, window.as_of) or gates.NEVER,
         servability=serving_trial(stores, version, challenger, rows.head(1000)),
         approvals={s.name: evaluation.approvals(rows, flagged, s) for s in groups} if rows.height else None,
         has_champion=champion is not None,

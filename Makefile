@@ -139,6 +139,10 @@ bench-estimators: $(STAMP) ## Hold estimates without labels against the labels, 
 bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and by matured ones (minutes; ARGS=--full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
 
+.PHONY: bench-gates
+bench-gates: $(STAMP) ## Promote equal, worse and better challengers: how often do the gates err? (minutes; ARGS=--full)
+	@$(BIN)/python -m selfheal_assets_tests.bench.gates $(ARGS)
+
 # Other tools that a benchmark measures beside this one; the product does not need them.
 PEERS := $(VENV)/.peers
 

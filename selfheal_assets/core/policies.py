@@ -43,7 +43,8 @@ class GatePolicy(Spec):
 
     ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
     positives are so rare that F1 has no power. ``min_power``: where a gain of ``min_improvement_pct`` would have
-    shown with a smaller chance, no proof of a gain is INCONCLUSIVE, not a refusal.
+    shown with a smaller chance, no proof of a gain is INCONCLUSIVE, not a refusal. ``min_due``: on labels so far,
+    cases so young that a smaller share of the positives shows by then are left out.
     """
 
     primary_metric: Literal["f1", "roc_auc"] = "f1"
@@ -58,6 +59,7 @@ class GatePolicy(Spec):
     min_segment_positives: Annotated[int, Field(ge=1)] = 50
     min_adverse_impact_ratio: Share = 0.80
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_due: Annotated[float, Field(gt=0, le=1)] = 0.20
     min_power: Annotated[float, Field(gt=0.05, lt=1)] = 0.80
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
     max_latency_ms: Annotated[float, Field(gt=0)] = 50.0

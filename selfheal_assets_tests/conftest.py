@@ -65,10 +65,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByGroup(config, log)
 
 
+# What would redirect selfheal. MLflow sets variables of its own in a process in which it tracked a run.
+REDIRECTING = ("SELFHEAL_", "MLFLOW_", "DAGSTER_HOME", "MONITORING_")
+
+
 def environment(**values: str) -> dict[str, str]:
     """The process's environment without what would redirect selfheal, with these values."""
-    ours = ("SELFHEAL_", "MLFLOW_", "DAGSTER_HOME", "MONITORING_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(REDIRECTING)}
     path = os.pathsep.join(filter(None, [str(toy.PROJECT), kept.get("PYTHONPATH")]))
     return kept | {"PYTHONPATH": path, "SELFHEAL_PROJECT": str(toy.PROJECT), "COLUMNS": "200"} | values
 

@@ -17,7 +17,11 @@ from selfheal_assets_tests.conftest import Lived, selfheal
 pytestmark = pytest.mark.integration
 
 OPTIONS = {
-    (): {"replay", "serve", "dev", "data", "keys"},
+    (): {"replay", "serve", "score", "dev", "data", "keys", "decisions", "audit", "asof"},
+    ("decisions",): {"show", "--json"},
+    ("decisions", "show"): {"ID", "--json"},
+    ("audit", "verify"): {"--last", "--json"},
+    ("asof",): {"DATE", "--json"},
     ("replay",): {"--fresh", "--full", "--until"},
     ("serve",): {"--host", "--port", "--workers", "--durability"},
     ("dev",): {"--port"},

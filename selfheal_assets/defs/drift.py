@@ -19,7 +19,6 @@ from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.nannyml_bridge import MULTIVARIATE_METHOD
 from selfheal_assets.stores.champion_counts import count_chunk, counted, counted_until
-from selfheal_assets.stores.chunk_tables import NotCounted
 
 CHECK = "drift_within_limits"
 FIGURES = {k: t for k, t in DRIFT_SCHEMA.items() if k != "chunk"} | {
@@ -173,8 +172,6 @@ def _state(stores: Stores, chunk: Chunk, profile: ChampionProfile) -> DriftState
         NotCounted: this one is not among them.
     """
     statistics = counted_until(stores.warehouse, profile.cells, chunk.key)
-    if chunk.key not in statistics.chunks:
-        raise NotCounted(f"{chunk.label} is not counted yet: materialize chunk_statistics first")
     history = watched_history(profile.cells, statistics)
     return drift_state.folded(profile.watched, history, stores.case.drift_alarms)
 

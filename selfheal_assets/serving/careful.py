@@ -296,7 +296,7 @@ class CarefulPath:
         return bodies
 
     def _kept(
-        self, held: HeldAnswers, fresh: list[_Fresh], given: list[dict[str, Any]], line: bytes | None
+        self, held: HeldAnswers, fresh: list[_Fresh], given: list[answers.Told], line: bytes | None
     ) -> list[bytes]:
         """The bodies of the requests, promised under their keys; ``given`` are the answers to all their cases."""
         bodies: list[bytes] = []
@@ -305,7 +305,7 @@ class CarefulPath:
         for f in fresh:
             told = dict(f.known)
             for row in f.rows:
-                told[row.index] = orjson.dumps(next(parts))
+                told[row.index] = answers.encoded(next(parts))
                 if row.key:
                     promised[row.key] = Kept(row.digest, told[row.index])
             bodies.append(_body(f, told))

@@ -48,6 +48,7 @@ class CaseDecoder:
         self._names = case.feature_names
         texts = (f.name for f in case.features if f.type is FeatureType.category)
         self._texts = {"entity_id", "event_time", *texts}
+        self._optional = {"entity_id", "event_time", *(f.name for f in case.features if f.nullable)}
         # Names of fields need not be Python's; their places in the tuple are what counts.
         names = {"_entity_id": "entity_id", "_event_time": "event_time"}
         fields: list[Any] = [(name, _or_missing(_Text), UNSET) for name in names]
@@ -82,18 +83,22 @@ class CaseDecoder:
     def _decoded(self, cases: Sequence[Any], body: bytes, quotes: int) -> CaseColumns | None:
         rows = zip(*map(msgspec.structs.astuple, cases), strict=True)
         given = dict(zip(self._order, map(list, rows), strict=True))
-        quotes += sum(_quotes(name in self._texts, values) for name, values in given.items())
+        quotes += sum(self._quotes(name, values) for name, values in given.items())
         if b"\\" in body or body.count(b'"') != quotes:
             return None  # a field was given twice, or cannot be told from one that was
-        plain = {n: _plain(given[n]) for n in ("entity_id", "event_time", *self._names)}
+        for name in self._optional:
+            given[name] = _plain(given[name])
+        plain = {n: given[n] for n in ("entity_id", "event_time", *self._names)}
         times = [as_moment(t).isoformat() if t else None for t in plain.pop("event_time")]
         return CaseColumns(with_ids(plain.pop("entity_id")), times, plain)
 
-
-def _quotes(is_text: bool, values: list[Any]) -> int:
-    """Quotation marks that a field takes in JSON: two for its name where it is given, two for its text."""
-    given = len(values) - values.count(UNSET)
-    return 2 * given + (2 * (given - values.count(None)) if is_text else 0)
+    def _quotes(self, name: str, values: list[Any]) -> int:
+        """Quotation marks that a field takes in JSON: two for its name where it is given, two for its text."""
+        is_text, given = name in self._texts, len(values)
+        if name not in self._optional:
+            return (4 if is_text else 2) * given
+        given -= values.count(UNSET)
+        return 2 * given + (2 * (given - values.count(None)) if is_text else 0)
 
 
 def _plain(values: list[Any]) -> list[Any]:

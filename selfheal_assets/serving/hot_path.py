@@ -4,7 +4,6 @@ What is not plainly valid (``compiled``), or asks for more, goes on to FastAPI's
 Stands behind ``middleware.bodies``, which hands it each body in one piece.
 """
 
-import orjson
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -73,7 +72,7 @@ class HotPath:
         given = answers.answers(answered)
         answers.count(self._counters, given)
         content = given[0] if single else {"count": len(given), "predictions": given}
-        await send_json(send, 200, orjson.dumps(content))
+        await send_json(send, 200, answers.encoded(content))
 
 
 def _headers(scope: Scope) -> tuple[bool, bool]:

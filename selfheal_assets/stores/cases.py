@@ -83,6 +83,17 @@ def freeze_reference(warehouse: Warehouse, case: UseCase, window: ReferenceWindo
     return Reference(frame, name, changed)
 
 
+def training_rows(warehouse: Warehouse, case: UseCase, as_of: datetime, until: datetime) -> pl.DataFrame:
+    """Matured, labelled cases from before ``until`` as they were known at ``as_of``, ordered by time and id."""
+    rows = matured_cases(warehouse, case, as_of, end=until)
+    return rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
+
+
+def fingerprint_of(rows: pl.DataFrame) -> str:
+    """Names a training set."""
+    return fingerprint.of_frame(rows, ["entity_id"])
+
+
 def freeze_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan) -> tuple[pl.DataFrame, str]:
     """The training rows known at the plan's ``as_of``, and their fingerprint.
 
@@ -91,13 +102,12 @@ def freeze_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan)
     Raises:
         NotEnoughData: no labelled case is mature.
     """
-    rows = matured_cases(warehouse, case, plan.as_of, end=plan.evaluate_from)
-    rows = rows.filter(pl.col("label").is_not_null()).drop("recorded_at")
+    rows = training_rows(warehouse, case, plan.as_of, plan.evaluate_from)
     if rows.is_empty():
         raise NotEnoughData(
             f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {plan.as_of:%Y-%m-%d}"
         )
-    name = fingerprint.of_frame(rows, ["entity_id"])
+    name = fingerprint_of(rows)
     kept = {
         "name": [TRAINING_SET],
         "fingerprint": [name],

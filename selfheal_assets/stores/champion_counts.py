@@ -83,10 +83,13 @@ def counted(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistic
 
 
 def counted_until(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistics:
-    """What is stored under this profile of the features of whole chunks up to ``name``, in order.
+    """What is stored under this profile of the features of whole chunks up to and with ``name``, in order.
 
     Without segments and scores, which nobody asks of a history. Chunks' names sort by time.
+
+    Raises:
+        NotCounted: nothing is stored of ``name``.
     """
     with warehouse.write() as connection:
-        chosen = [n for n in stored_chunks(connection, profile) if n <= name]
-        return load_statistics(connection, profile, chosen, whole=True)
+        earlier = [n for n in stored_chunks(connection, profile) if n < name]
+        return load_statistics(connection, profile, [*earlier, name], whole=True)

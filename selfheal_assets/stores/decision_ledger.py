@@ -69,6 +69,14 @@ def history(warehouse: Warehouse) -> pl.DataFrame:
     return warehouse.query("select * exclude (payload) from decisions order by id")
 
 
+def recorded(warehouse: Warehouse, until: datetime | None = None) -> list[dict[str, Any]]:
+    """All decisions whose own time is not after ``until``, oldest first, with their payloads parsed."""
+    rows = warehouse.query(
+        "select * from decisions where as_of <= coalesce(cast(? as timestamp), as_of) order by id", [until]
+    ).to_dicts()
+    return [row | {"payload": json.loads(row["payload"])} for row in rows]
+
+
 def latest(warehouse: Warehouse) -> dict[str, Any] | None:
     """The newest decision with its payload parsed, or ``None``."""
     rows = warehouse.query("select * from decisions order by id desc limit 1").to_dicts()

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -184,11 +185,10 @@ async def _answer(
     answered = await (
         service.group.answer(cases) if version is None else _by_version(service, cases, version)
     )
-    given = answers.answers(answered)
-    if explain:
-        given = await _explained(service, answered, given)
-    answers.count(service.counters, given)
-    return given
+    told = answers.answers(answered)
+    answers.count(service.counters, told)
+    given = [msgspec.structs.asdict(one) for one in told]
+    return await _explained(service, answered, given) if explain else given
 
 
 async def _by_version(service: Service, cases: CaseColumns, version: int) -> Answered:

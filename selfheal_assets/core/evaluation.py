@@ -155,28 +155,36 @@ def segment_of(frame: pl.DataFrame, segment: Segment) -> pl.Series:
     return frame.select(column.cast(pl.String).fill_null("missing")).to_series()
 
 
+def segment_masks(
+    frame: pl.DataFrame, positive: np.ndarray, segments: tuple[Segment, ...], policy: GatePolicy
+) -> dict[str, np.ndarray]:
+    """The rows of each segment with ``min_segment_rows``, ``min_segment_positives`` and two rows that are none."""
+    masks = {}
+    for segment in segments:
+        value = segment_of(frame, segment).to_numpy()
+        for name in np.unique(value):
+            mask = value == name
+            rows, positives = int(mask.sum()), int(positive[mask].sum())
+            enough = rows >= policy.min_segment_rows and positives >= policy.min_segment_positives
+            if enough and rows - positives >= 2:
+                masks[f"{segment.name}={name}"] = mask
+    return masks
+
+
 def compare_segments(
     frame: pl.DataFrame, rows: ScoredRows, segments: tuple[Segment, ...], policy: GatePolicy, seed: int
 ) -> list[Comparison]:
-    """The primary metric by segment, for each segment with ``min_segment_rows`` and ``min_segment_positives``.
+    """The primary metric by segment, for each segment of :func:`segment_masks`.
 
     The bounds are at Bonferroni's level: with m segments each errs with (1 - confidence) / m, so that all of them
     together err with at most 1 - confidence.
     """
-    parts = {}
-    for segment in segments:
-        value = segment_of(frame, segment).to_numpy()
-        for name in np.unique(value):
-            part = rows.where(value == name)
-            positives = int(part.label.sum())
-            enough = len(part.label) >= policy.min_segment_rows and positives >= policy.min_segment_positives
-            if enough and len(part.label) - positives >= 2:
-                parts[f"{segment.name}={name}"] = part
-    shared = _shared_level(policy, len(parts))
-    return [COMPARE[policy.primary_metric](part, shared, seed, name) for name, part in parts.items()]
+    masks = segment_masks(frame, rows.label, segments, policy)
+    shared, of = shared_level(policy, len(masks)), COMPARE[policy.primary_metric]
+    return [of(rows.where(mask), shared, seed, name) for name, mask in masks.items()]
 
 
-def _shared_level(policy: GatePolicy, tests: int) -> GatePolicy:
+def shared_level(policy: GatePolicy, tests: int) -> GatePolicy:
     """The policy with its error shared by ``tests``, and resamples enough to have some beyond the bound."""
     alpha = (1 - policy.confidence) / max(tests, 1)
     # Twenty draws in the tail bring the quantile's Monte Carlo error to about a fifth of the tail.

@@ -69,17 +69,24 @@ def aged_cases(rows: pl.DataFrame, probability: np.ndarray) -> pl.DataFrame:
     )
 
 
+def log_losses_so_far(probability: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray) -> np.ndarray:
+    """Each case's negative log likelihood of what is known of it by its age, in nats.
+
+    A case that turned positive loses -log(p) (the timing density is common to all models and left out), one that did
+    not loses -log(1 - p * F(age)). With F = 1 it is the log loss. Probabilities are kept 1e-6 away from 0 and 1.
+    """
+    p = np.clip(probability, 1e-6, 1 - 1e-6)
+    return -np.where(positive_so_far == 1, np.log(p), np.log1p(-p * due))
+
+
 def log_likelihood_ratio(
     champion: np.ndarray, predecessor: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray
 ) -> float:
-    """log of P(outcomes so far | predecessor) / P(... | champion), in nats.
+    """log of P(outcomes so far | predecessor) / P(... | champion), in nats: see :func:`log_losses_so_far`.
 
-    A case that turned positive contributes p (the timing density is common to both and cancels), one that did
-    not contributes 1 - p * F(age). As time goes on this is a likelihood ratio on a growing filtration, hence a
-    non-negative martingale if the champion's probabilities are right: by Ville's inequality it ever exceeds
-    1/alpha with probability at most alpha, however often it is looked at.
+    As time goes on this is a likelihood ratio on a growing filtration, hence a non-negative martingale if the
+    champion's probabilities are right: by Ville's inequality it ever exceeds 1/alpha with probability at most alpha,
+    however often it is looked at.
     """
-    a, b = (np.clip(p, 1e-6, 1 - 1e-6) for p in (champion, predecessor))
-    event = np.log(b / a)
-    survival = np.log1p(-b * due) - np.log1p(-a * due)
-    return float(np.sum(np.where(positive_so_far == 1, event, survival)))
+    lost, other = (log_losses_so_far(p, positive_so_far, due) for p in (champion, predecessor))
+    return float(np.sum(lost - other))

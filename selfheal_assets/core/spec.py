@@ -184,11 +184,13 @@ class Training(Spec):
     """How challengers are trained.
 
     ``recent_months`` is the length of the short window; ``parallel_fits`` bounds how many models are fitted side
-    by side, each with one thread and a copy of its rows.
+    by side, each with one thread and a copy of its rows. ``gate_months``: where the gates judge by labels so far
+    (``policy.gates.evidence: partial``), they are given the cases of these newest months.
     """
 
     recent_months: Months = 36
     evaluation_months: Months = 12
+    gate_months: Months = 12
     validation_months: Months = 6
     folds: Annotated[int, Field(ge=2, le=50)] = 3
     min_positives: Annotated[int, Field(ge=5)] = 30

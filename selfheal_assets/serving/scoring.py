@@ -103,6 +103,29 @@ class Scored:
 Write = Callable[[Scored, bytes], None]
 
 
+def warmed(model: Model, case: UseCase) -> Model:
+    """The model, warmed: one row by each way of scoring, so that the first request finds everything loaded.
+
+    Raises:
+        UnusableBundle: it cannot answer this use case's cases.
+    """
+    bundle, version = model.bundle, model.version
+    declared = {f.name: f.type for f in case.features}
+    if unknown := [f.name for f in bundle.features if declared.get(f.name) != f.type]:
+        raise UnusableBundle(
+            f"version {version} reads {', '.join(unknown)}, which '{case.name}' does not declare "
+            "with that type: restore the feature in the YAML file, or train a new version"
+        )
+    blank = pl.DataFrame({f.name: pl.Series([None], dtype=polars_type(f)) for f in bundle.features})
+    columns = blank.to_dict(as_series=False)
+    matrix = model.encoder(columns)
+    for probability in (bundle.score(blank), bundle.score_matrix(matrix)):
+        if not np.isfinite(probability).all():
+            raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
+    explain(bundle, matrix, columns, {})
+    return model
+
+
 class ScoringService:
     """Scores cases with the champion and logs the answers. Safe to share between threads.
 
@@ -200,26 +223,8 @@ class ScoringService:
         return self._ready(Model(version, self._registry.load(version)))
 
     def _ready(self, model: Model) -> Model:
-        """The model, warmed: one row by each way of scoring, so that the first request finds everything loaded.
-
-        Raises:
-            UnusableBundle: it cannot answer this use case's cases.
-        """
-        bundle, version = model.bundle, model.version
-        declared = {f.name: f.type for f in self._case.features}
-        if unknown := [f.name for f in bundle.features if declared.get(f.name) != f.type]:
-            raise UnusableBundle(
-                f"version {version} reads {', '.join(unknown)}, which '{self._case.name}' does not declare "
-                "with that type: restore the feature in the YAML file, or train a new version"
-            )
-        blank = pl.DataFrame({f.name: pl.Series([None], dtype=polars_type(f)) for f in bundle.features})
-        columns = blank.to_dict(as_series=False)
-        matrix = model.encoder(columns)
-        for probability in (bundle.score(blank), bundle.score_matrix(matrix)):
-            if not np.isfinite(probability).all():
-                raise UnusableBundle(f"version {version} answers {probability[0]} instead of a probability")
-        explain(bundle, matrix, columns, {})
-        return model
+        """See :func:`warmed`."""
+        return warmed(model, self._case)
 
     def score(self, cases: pl.DataFrame, predicted_at: datetime) -> Scored:
         """Score cases and log the answers; returns when they are on disk.

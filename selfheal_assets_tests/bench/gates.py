@@ -19,7 +19,8 @@ import typer
 from selfheal_assets.core import metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.evaluation import ScoredRows, compare, compare_segments
-from selfheal_assets.core.gates import NEVER, GateInputs, Servability, Verdict, evaluate_gates
+from selfheal_assets.core.gate_evidence import NEVER, GateInputs, Servability, Verdict
+from selfheal_assets.core.gates import evaluate_gates
 from selfheal_assets.core.partial_comparison import PartialRows, compare_partial
 from selfheal_assets.core.policies import GatePolicy
 from selfheal_assets.core.spec import Segment

@@ -109,6 +109,7 @@ def decision_of(
         "training_set": challenger.training_fingerprint,
         "use_case": stores.case.fingerprint,
         "champion": stores.registry.load(champion).fingerprint if champion else "",
+        "evidence": fingerprint.of_value([vars(c) for c in _comparisons(stores, champion, version)]),
     }
     evidence = {
         "gates": [{k: v for k, v in vars(r).items()} for r in results],
@@ -122,7 +123,8 @@ def _repeats(decision: Decision, last: dict[str, Any]) -> bool:
     """Whether the last decision was over the same evidence, or is the one that made this challenger champion."""
     known, ours = last["payload"]["fingerprints"], decision.fingerprints
     if last["action"] == Action.promote.value and decision.challenger == decision.champion:
-        return known | {"champion": ""} == ours | {"champion": ""}
+        compared = {"champion": "", "evidence": ""}  # with itself there is nothing to compare
+        return known | compared == ours | compared
     return known == ours
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -28,9 +29,10 @@ RETRAIN = ("shadow_models", "shadow_evaluation", "promotion_decision", "producti
 
 def materialize(stores: Stores, as_of: datetime, *assets: str, partition: str | None = None) -> None:
     definitions = build_definitions(stores.settings, stores)
+    every: list[Any] = list(definitions.assets or [])
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize(
-            list(definitions.assets or []),
+            every,
             selection=[dg.AssetKey(name) for name in assets],
             partition_key=partition,
             resources=definitions.resources,

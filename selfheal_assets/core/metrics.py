@@ -32,7 +32,7 @@ def _both_classes(label: Array, metric: str) -> None:
         )
 
 
-def placements(label: Array, probability: Array) -> tuple[Array, Array]:
+def _placements(label: Array, probability: Array) -> tuple[Array, Array]:
     """Share of the other class that each positive (negative) outranks; ties count half."""
     positive, negative = probability[label == 1], probability[label == 0]
     m, n = len(positive), len(negative)
@@ -46,7 +46,7 @@ def roc_auc(label: Array, probability: Array) -> float:
     """Area under the ROC curve, ties counted half (Mann-Whitney)."""
     _measurable("ROC AUC", label, probability)
     _both_classes(label, "ROC AUC")
-    above, _ = placements(label, probability)
+    above, _ = _placements(label, probability)
     return float(above.mean())
 
 
@@ -80,8 +80,8 @@ def roc_auc_difference(
     for scores in (champion, challenger):
         _measurable("ROC AUC", label, scores)
     _both_classes(label, "ROC AUC")
-    above_a, below_a = placements(label, champion)
-    above_b, below_b = placements(label, challenger)
+    above_a, below_a = _placements(label, champion)
+    above_b, below_b = _placements(label, challenger)
     above, below = above_b - above_a, below_b - below_a
     if min(len(above), len(below)) < 2:
         raise UndefinedMetric("DeLong's interval needs at least two rows of each class")

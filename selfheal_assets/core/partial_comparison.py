@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy.stats import chi2, norm
+from scipy.stats import chi2, norm, rankdata
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.evaluation import Comparison, segment_masks, shared_level
@@ -144,18 +144,24 @@ def compare_ranking(rows: PartialRows, policy: GatePolicy, segment: str = "all")
 
 def _stratified_auc(label: Array, place: Array, score: Array) -> tuple[float, Array]:
     """The AUC within strata, mean over positives; and each row's influence, whose squares add to the variance."""
-    placement = np.empty(len(score))
-    for stratum in np.unique(place):
-        at = place == stratum
-        placement[at & label], placement[at & ~label] = metrics.placements(label[at], score[at])
-    positives = np.bincount(place, label)
-    mean = np.bincount(place, placement * label) / np.maximum(positives, 1)
+    strata = int(place.max()) + 1
+    positives, negatives = (np.bincount(place[kind], minlength=strata) for kind in (label, ~label))
+    _, code = np.unique(score, return_inverse=True)
+    key = place * (int(code.max()) + 1) + code  # orders by stratum, then by score; ties stay ties
+
+    def ranks(among: Array) -> Array:
+        """Mid-rank of each of those rows among those of its stratum."""
+        sizes = np.bincount(place[among], minlength=strata)
+        return rankdata(key[among]) - (np.cumsum(sizes) - sizes)[place[among]]
+
+    placement, every = np.empty(len(score)), ranks(np.ones(len(score), dtype=bool))
+    placement[label] = (every[label] - ranks(label)) / negatives[place[label]]
+    placement[~label] = 1 - (every[~label] - ranks(~label)) / positives[place[~label]]
     auc = float(placement[label].mean())
-    negatives = np.bincount(place, ~label)
-    weight = positives / np.maximum(negatives, 1) / positives.sum()
-    influence = np.where(
-        label, (placement - auc) / positives.sum(), weight[place] * (placement - mean[place])
-    )
+    total = positives.sum()
+    mean = np.bincount(place, placement * label, minlength=strata) / np.maximum(positives, 1)
+    weight = positives / np.maximum(negatives, 1) / total
+    influence = np.where(label, (placement - auc) / total, weight[place] * (placement - mean[place]))
     return auc, influence
 
 

@@ -140,7 +140,7 @@ bench-early-harm: $(STAMP) ## Date the alarm of 2006-2007 by labels so far and b
 	@$(BIN)/python -m selfheal_assets_tests.bench.early_harm $(ARGS)
 
 .PHONY: bench-gates
-bench-gates: $(STAMP) ## Promote equal, worse and better challengers: how often do the gates err? (minutes; ARGS=--full)
+bench-gates: $(STAMP) ## Promote equal, worse and better challengers: how often do the gates err? (6 minutes; ARGS=--full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.gates $(ARGS)
 
 # Other tools that a benchmark measures beside this one; the product does not need them.

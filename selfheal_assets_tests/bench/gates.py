@@ -109,7 +109,7 @@ def _calibrated(score: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def main(
-    trials: Annotated[int, typer.Option(min=20, help="Of each cell of the table.")] = 400,
+    trials: Annotated[int, typer.Option(min=20, help="Of each cell of the table.")] = 600,
     full: Annotated[bool, typer.Option(help="All loans (data/sba_loans.parquet), not the sample.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 7,
 ) -> None:

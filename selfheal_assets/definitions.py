@@ -13,6 +13,7 @@ from selfheal_assets.defs.estimate import build_estimate_assets
 from selfheal_assets.defs.health import build_health_assets
 from selfheal_assets.defs.ingest import build_ingest_assets
 from selfheal_assets.defs.monitor import build_monitor_assets
+from selfheal_assets.defs.notify import build_notify_sensor
 from selfheal_assets.defs.outcomes import build_outcome_assets
 from selfheal_assets.defs.promote import production_model, promotion_decision
 from selfheal_assets.defs.reference import applications, reference_data
@@ -58,7 +59,7 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
         ],
         jobs=jobs,
         schedules=automation.build_schedules(jobs, case, partitions),
-        sensors=automation.build_sensors(jobs, case),
+        sensors=[*automation.build_sensors(jobs, case), build_notify_sensor()],
         resources={"stores": stores or Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
         executor=dg.in_process_executor,
     )

@@ -121,6 +121,28 @@ class Settings(BaseSettings):
         default="INFO", validation_alias="LOG_LEVEL"
     )
 
+    notify_webhook: str | None = None
+    notify_slack: str | None = None
+    notify_email: str | None = None
+    notify_from: str = "selfheal@localhost"
+    smtp_url: str = "smtp://localhost:25"
+
+    @field_validator("notify_webhook", "notify_slack")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("give a URL that begins with https:// or http://")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_smtp(cls, value: str) -> str:
+        if not value.startswith(("smtp://", "smtps://")):
+            raise ValueError(
+                "give smtp://user:password@host:port, or smtps:// where the server speaks TLS at once"
+            )
+        return value
+
     @field_validator("rate_limit")
     @classmethod
     def _is_a_rate(cls, value: str | None) -> str | None:

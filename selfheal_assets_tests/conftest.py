@@ -34,6 +34,8 @@ _TOGETHER = {
         "test_bad_chunks.py",
         "test_credit_view.py",
         "test_evidence_assets.py",
+        "test_decisions.py",
+        "test_status.py",
     ),
     "shell": ("test_service.py", "test_shell.py", "test_ui.py", "test_runbook.py"),
     "openapi": ("test_openapi.py",),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from selfheal_assets.cli import data, decisions, keys
+from selfheal_assets.cli import data, decisions, keys, status
 from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 from selfheal_assets.stores.segments import Durability
@@ -35,6 +35,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(decisions.audit, name="audit")
 app.command("asof")(decisions.asof)
+app.command("status")(status.status)
+app.command("notify")(status.notify)
 
 
 def main() -> None:

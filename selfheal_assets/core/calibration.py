@@ -81,13 +81,26 @@ class _Grouped:
     @classmethod
     def of(cls, score: Array, label: Array) -> Self:
         values, at = np.unique(score, return_inverse=True)
-        return cls(values, at, np.bincount(at), np.bincount(at, label))
+        rows = np.bincount(at)
+        return cls(values, at.astype(np.int32), rows, np.bincount(at, label).astype(rows.dtype))
+
+    def without(self, at: Array, label: Array) -> tuple[Array, Array]:
+        """Rows and positives by value but for the rows whose values are ``at``."""
+        rows, positives = self.rows.copy(), self.positives.copy()
+        np.subtract.at(rows, at, 1)
+        np.subtract.at(positives, at[label == 1], 1)
+        return rows, positives
+
+
+def _rising(positives: Array, rows: Array) -> Array:
+    """The rising rates nearest to those observed, by pool-adjacent-violators: what scikit-learn calls as well."""
+    from scipy.optimize import isotonic_regression
+
+    return isotonic_regression(positives / rows, weights=rows).x
 
 
 def _fit_grouped(grouped: _Grouped) -> IsotonicMap:
-    from sklearn.isotonic import isotonic_regression
-
-    rising = isotonic_regression(grouped.positives / grouped.rows, sample_weight=grouped.rows)
+    rising = _rising(grouped.positives, grouped.rows)
     moves = np.concatenate([[True], np.diff(rising) != 0, [True]])
     knots = moves[:-1] | moves[1:]  # the ends of each flat stretch
     return IsotonicMap(tuple(grouped.values[knots].tolist()), tuple(rising[knots].tolist()))
@@ -117,30 +130,35 @@ def needs_calibration(score: Array, label: Array) -> bool:
 
 
 def _needs_calibration(grouped: _Grouped, score: Array, label: Array) -> bool:
-    from sklearn.isotonic import isotonic_regression
-
-    values, at, every, positive = grouped.values, grouped.at, grouped.rows, grouped.positives
-    if not 0 < positive.sum() < len(label) or _roc_auc(positive, every - positive) > 0.999:
+    if not 0 < grouped.positives.sum() < len(label) or _roc_auc(grouped) > 0.999:
         return False
     held_out, mapped = [], []
     for test in stratified_tenths(label):
-        rows = every - np.bincount(at[test], minlength=len(values))
-        hits = positive - np.bincount(at[test], label[test], minlength=len(values))
-        seen = rows > 0
-        known = values[seen]
-        fitted = isotonic_regression(hits[seen] / rows[seen], sample_weight=rows[seen])
-        of_values = np.empty(len(values))
-        of_values[seen] = fitted
-        of_values[~seen] = np.interp(values[~seen], known, fitted)
+        at = grouped.at[test]
+        rows, positives = grouped.without(at, label[test])
+        kept = rows > 0
+        fitted = _rising(positives[kept], rows[kept])
+        nth, unseen = np.cumsum(kept, dtype=np.int32)[at] - 1, np.flatnonzero(~kept[at])
+        answer = fitted[np.maximum(nth, 0)]
+        answer[unseen] = _between(grouped.values[kept], fitted, nth[unseen], grouped.values[at[unseen]])
         held_out.append(test)
-        mapped.append(of_values[at[test]])
+        mapped.append(answer)
     rows = np.concatenate(held_out)
     raw = _calibration_error(label[rows], score[rows])
     return raw > _calibration_error(label[rows], np.concatenate(mapped))
 
 
-def _roc_auc(positive: Array, negative: Array) -> float:
-    """ROC AUC from the rows of both classes by ascending score."""
+def _between(values: Array, fitted: Array, below: Array, x: Array) -> Array:
+    """``np.interp(x, values, fitted)``; ``below`` is the place of the greatest value under each ``x``, or −1."""
+    left, right = np.maximum(below, 0), np.minimum(below + 1, len(values) - 1)
+    run = values[right] - values[left]
+    slope = (fitted[right] - fitted[left]) / np.where(run > 0, run, 1.0)
+    return slope * (x - values[left]) + fitted[left]
+
+
+def _roc_auc(grouped: _Grouped) -> float:
+    """ROC AUC of the scores themselves."""
+    positive, negative = grouped.positives, grouped.rows - grouped.positives
     below = np.cumsum(negative) - negative
     return float(positive @ (below + negative / 2) / (positive.sum() * negative.sum()))
 

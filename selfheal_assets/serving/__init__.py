@@ -2,6 +2,6 @@
 
 ``scoring`` is the one code path that scores and logs, for the service and for ``selfheal replay`` alike;
 ``schemas`` derives requests and answers from the use case; ``routes`` and ``app`` are the FastAPI part;
-``snapshots`` reads what Dagster publishes; ``run`` starts uvicorn. Never opens the warehouse, and knows
+``run`` starts uvicorn. Reads what Dagster publishes (``stores.snapshots``), never opens the warehouse, and knows
 neither Dagster nor NannyML.
 """

@@ -23,10 +23,10 @@ import orjson
 from selfheal_assets.core.decision import Action
 from selfheal_assets.serving.metrics import Metrics
 from selfheal_assets.serving.shadow_worker import BUNDLE_FILES, receive_message, send_message
-from selfheal_assets.serving.snapshots import read_rows
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.model_registry import CHALLENGER, PREDECESSOR, QUARANTINED, ModelRegistry
 from selfheal_assets.stores.prediction_log import Role
+from selfheal_assets.stores.snapshots import read_rows
 
 MAX_QUEUED_ROWS, MAX_BATCH_ROWS = 50_000, 5_000
 NICENESS = 10  # a tenth of the service's share: at 19 a busy machine would never let it start

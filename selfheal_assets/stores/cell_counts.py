@@ -32,21 +32,24 @@ def count_rows(connection: duckdb.DuckDBPyConnection, source: str, slices: Slice
     return slices.labelled(counted, [], ["n"])
 
 
-def outside_columns(
+Extremes = dict[str, tuple[float | None, float | None]]
+
+
+def extremes(
     connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[FeatureProfile]
-) -> set[str]:
-    """Names of the numbers with a value outside the reference's range, or NaN: one scan spares most a second one."""
+) -> Extremes:
+    """Least and greatest value of each number, NaN being the greatest: one scan spares most a second one."""
     if not columns:
-        return set()
+        return {}
     ends = ", ".join(f"min({name(c.name)}::double), max({name(c.name)}::double)" for c in columns)
     found = connection.sql(f"select {ends} from {source}").fetchall()[0]
-    ranges = (_ends(c) for c in columns)
-    pairs = zip(columns, ranges, found[::2], found[1::2], strict=True)
-    return {
-        c.name
-        for c, (low, high), least, most in pairs
-        if least is not None and not low <= least <= most <= high
-    }
+    return {c.name: pair for c, pair in zip(columns, zip(found[::2], found[1::2], strict=True), strict=True)}
+
+
+def has_outside(column: FeatureProfile, found: Extremes) -> bool:
+    """Whether a number has a value outside the reference's range, or NaN."""
+    (low, high), (least, most) = _ends(column), found[column.name]
+    return least is not None and most is not None and not low <= least <= most <= high
 
 
 def counts_together(
@@ -79,7 +82,7 @@ def counts_together(
     return found
 
 
-_CELL_KEYS = ("f", "c", "d")
+_CELL_KEYS = ("together",)
 _CELL_SUMS = "count(*) n, min(x) low, max(x) high"
 
 
@@ -103,7 +106,7 @@ def count_number(
         source: the rows.
         column: the number.
         slices: how to divide the rows.
-        outside: whether there may be values outside the reference's range, or NaN.
+        outside: whether there are values outside the reference's range, or NaN: :func:`has_outside`.
         inside: the column's part of :func:`counts_together`, if it was asked for.
 
     Returns:
@@ -157,22 +160,36 @@ def _ends(column: FeatureProfile) -> tuple[float, float]:
 
 
 def _inside_query(source: str, column: FeatureProfile, slices: Slices, exact: bool = False) -> str:
-    return f"""select {slices.columns}, f, c, d, {_CELL_SUMS} from ({_cell_rows(source, column, slices, exact)})
+    rows = _cell_rows(source, column, slices, exact)
+    return f"""select {slices.columns}, {", ".join(_CELL_KEYS)}, {_CELL_SUMS} from ({rows})
         group by {slices.group_by(*_CELL_KEYS)}"""
 
 
 def _cell_rows(source: str, column: FeatureProfile, slices: Slices, exact: bool = False) -> str:
-    """Rows within the range, with their cell of the fine and of the coarse edges, and how many splits lie below."""
+    """Rows within the range, with their cell of the fine and of the coarse edges, and how many splits lie below.
+
+    The three are one number, ``together``, which :func:`_apart` takes apart: two keys less to group by take a fifth
+    less time. As whole numbers below 2⁵³ they lose nothing as a DOUBLE.
+    """
     low, high = (number(end) for end in _ends(column))
-    grid = column.grid
-    cells, decile = ["0e0", "0e0"], "0"
+    grid, together = column.grid, "0e0"
     if grid is not None and not column.is_constant:
-        cells = [_cell(grid, n, exact) for n in (grid.fine, grid.coarse)]
-        decile = " + ".join(f"(x >= {number(s)})::integer" for s in grid.splits) or "0"
+        fine, coarse = (_cell(grid, n, exact) for n in (grid.fine, grid.coarse))
+        below = "".join(f" + (x >= {number(s)})::double" for s in grid.splits)
+        together = (
+            f"(({fine}) * {number(grid.coarse + 1)} + {coarse}) * {number(len(grid.splits) + 1)}{below}"
+        )
     return f"""
-        select {slices.columns}, x, {cells[0]} f, {cells[1]} c, {decile} d
+        select {slices.columns}, x, {together} together
         from (select {slices.select}, {name(column.name)}::double x from {source})
         where x between {low} and {high}"""
+
+
+def _apart(together: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fine cell, coarse cell and splits below, of the number that :func:`_cell_rows` makes of them."""
+    rest, below = np.divmod(together.astype(np.int64), len(grid.splits) + 1)
+    fine, coarse = np.divmod(rest, grid.coarse + 1)
+    return fine, coarse, below
 
 
 def _cell(grid: Grid, cells: int, exact: bool) -> str:
@@ -202,10 +219,10 @@ def _outside_query(source: str, column: FeatureProfile, slices: Slices) -> str:
 
 def _cells(counted: pl.DataFrame, column: FeatureProfile) -> np.ndarray | None:
     """Each row's cell; ``None`` if a value lies beside the cell it was counted in."""
-    f, c, d = (counted[k].to_numpy().astype(np.int64) for k in ("f", "c", "d"))
     grid = column.grid
     if grid is None or column.is_constant:
-        return f
+        return np.zeros(counted.height, dtype=np.int64)
+    f, c, d = _apart(counted["together"].to_numpy(), grid)
     low, high = counted["low"].to_numpy(), counted["high"].to_numpy()
     # The greatest value of the reference closes the last cell; by arithmetic it may begin another.
     f, c = (np.where(low == grid.high, n - 1, cell) for n, cell in ((grid.fine, f), (grid.coarse, c)))
@@ -267,7 +284,7 @@ def _values_query(source: str, column: FeatureProfile, slices: Slices) -> str:
 
 
 def count_scores(
-    connection: duckdb.DuckDBPyConnection, source: str, cells: ScoreCells, slices: Slices
+    connection: duckdb.DuckDBPyConnection, source: str, cells: ScoreCells, slices: Slices, found: Extremes
 ) -> pl.DataFrame:
     """Rows by cell of the score: ``k``, ``segment``, ``cell``, ``flagged``, ``rows`` and the sums.
 
@@ -279,19 +296,28 @@ def count_scores(
     bucket = f"least(greatest(floor((s - {low}) * {per_unit}), 0e0), {SCORE_BUCKETS - 1}e0)::integer"
     above = "".join(f" + (s > x{i})::integer" for i in range(most))
     sums = ["rows", "score_sum", "score_square_sum", "log_score_sum", "log_complement_sum"]
+    logarithms = _logarithms(*found[SCORE])
     counted = connection.sql(
-        f"""select {slices.columns}, cell, flagged, count(*) "rows", sum(s) score_sum, sum(s * s) score_square_sum,
-                sum(ln(greatest(s, {number(LOG_MARGIN)}))) log_score_sum,
-                sum(ln(greatest(1e0 - s, {number(LOG_MARGIN)}))) log_complement_sum
-            from (select r.* exclude (s), s, start{above} as cell
+        f"""select {slices.columns}, together // 2 as cell, together % 2 = 1 as flagged,
+                count(*) "rows", sum(s) score_sum, sum(s * s) score_square_sum,
+                sum({logarithms[0]}) log_score_sum, sum({logarithms[1]}) log_complement_sum
+            from (select r.* exclude (s, flagged), s, 2 * (start{above}) + flagged::integer as together
                   from (select *, {bucket} g
                         from (select {slices.select}, {name(SCORE)}::double s,
                                   {name(PREDICTION)}::integer = 1 flagged from {source})
                         where isfinite(s) and flagged is not null) r
                   join {BUCKETS_TABLE} using (g))
-            group by {slices.group_by("cell", "flagged")}"""
+            group by {slices.group_by("together")}"""
     ).pl()
     return slices.labelled(counted, ["cell", "flagged"], sums)
+
+
+def _logarithms(least: float | None, most: float | None) -> tuple[str, str]:
+    """Logarithms of a score and its complement as SQL, kept from zero only where a score comes near: that is dear."""
+    if least is not None and most is not None and least >= LOG_MARGIN and most <= 1 - LOG_MARGIN:
+        return "ln(s)", "ln(1e0 - s)"
+    margin = number(LOG_MARGIN)
+    return f"ln(greatest(s, {margin}))", f"ln(greatest(1e0 - s, {margin}))"
 
 
 def _make_buckets(connection: duckdb.DuckDBPyConnection, cells: ScoreCells) -> int:

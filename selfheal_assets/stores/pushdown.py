@@ -16,18 +16,20 @@ from selfheal_assets.core.chunk_statistics import (
     SCORE_SUMS,
     ChunkStatistics,
 )
-from selfheal_assets.core.profile import Profile
+from selfheal_assets.core.profile import SCORE, Profile
 from selfheal_assets.stores.cell_counts import (
     ABOVE,
     BELOW,
     INFINITE,
+    Extremes,
     count_number,
     count_rows,
     count_scores,
     count_values,
     counts_together,
+    extremes,
+    has_outside,
     is_by_cell,
-    outside_columns,
 )
 from selfheal_assets.stores.slices import Slices
 
@@ -50,8 +52,9 @@ def statistics_of(
         chunk: that chunk's name.
     """
     slices = Slices(profile, key)
-    columns = _of_columns(connection, source, profile, slices)
-    scores = _of_scores(connection, source, profile, slices)
+    found = extremes(connection, source, [c for c in profile.columns if is_by_cell(c) or c.name == SCORE])
+    columns = _of_columns(connection, source, profile, slices, found)
+    scores = _of_scores(connection, source, profile, slices, found)
     features = _named(columns, key, chunk)
     if key is None:
         features = _with_empty(features, profile, chunk)
@@ -83,10 +86,9 @@ _BATCH = 300_000  # rows of counts: columns are listed together up to here, as e
 
 
 def _of_columns(
-    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
+    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices, found: Extremes
 ) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
-    outside = outside_columns(connection, source, [c for c in profile.columns if is_by_cell(c)])
     totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
     large = totals.filter(pl.col("segment") == ALL)["rows"].sum() > _LARGE
     first = {} if large else counts_together(connection, source, profile.columns, slices)
@@ -96,7 +98,7 @@ def _of_columns(
     for column in profile.columns:
         counts = connection, source, column, slices
         if is_by_cell(column):
-            counted = count_number(*counts, column.name in outside, first.get(column.name))
+            counted = count_number(*counts, has_outside(column, found), first.get(column.name))
         else:
             counted = count_values(*counts, first.get(column.name))
         many = "cells" if is_by_cell(column) else "numbers" if column.numeric else "texts"
@@ -145,11 +147,11 @@ def _listed(counted: pl.DataFrame, many: str) -> pl.DataFrame:
 
 
 def _of_scores(
-    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
+    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices, found: Extremes
 ) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.scores``, with ``k`` in place of ``chunk``."""
     by, lists = ["k", "segment"], ["cells", "flagged", *SCORE_SUMS]
     if profile.score_cells is None:
         return pl.DataFrame(schema={"k": pl.String} | {c: t for c, t in SCORE_SCHEMA.items() if c != "chunk"})
-    counted = count_scores(connection, source, profile.score_cells, slices).rename({"cell": "cells"})
+    counted = count_scores(connection, source, profile.score_cells, slices, found).rename({"cell": "cells"})
     return counted.sort(*by, "cells", "flagged").group_by(by, maintain_order=True).agg(lists)

@@ -118,8 +118,8 @@ def _number_columns(
     if not wanted:
         return {}
     names = [c.name for c in wanted]
-    found = _ranges(connection, source, names)
-    skewness = _skewness(connection, source, names, [f[4] for f in found])
+    found, keep = _ranges(connection, source, names)
+    skewness = _skewness(connection, source, names, [f[4] for f in found], keep)
     columns = {}
     for column, (n, infinite, low, high, _), skew in zip(wanted, found, skewness, strict=True):
         grid, reason = _grid(n, infinite, low, high, skew)
@@ -128,37 +128,44 @@ def _number_columns(
     return columns
 
 
+_FINITE = "filter (where isfinite({x}))"
+
+
 def _ranges(
     connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]
-) -> list[tuple[int, int, float, float, float]]:
+) -> tuple[list[tuple[int, int, float, float, float]], str]:
     """Of each column, the finite values' number, how many are infinite, least, greatest and mean.
 
-    Filtering is dear, so it is left out at first and done only where a column turns out to need it.
+    Also the filter that aggregates of these columns take: none, if every value is finite. Filtering is dear, so it is
+    left out at first and done only where a column turns out to need it.
     """
     plain = "count({x}), 0, min({x}), max({x}), avg({x})"
     kept = "count({x}) {f}, count({x}) filter (where isinf({x})), min({x}) {f}, max({x}) {f}, avg({x}) {f}"
-    for template in (plain, kept):
+    for template, keep in ((plain, ""), (kept, _FINITE)):
         parts = []
         for c in columns:
             x = f"{name(c)}::double"
-            parts.append(template.format(x=x, f=f"filter (where isfinite({x}))"))
+            parts.append(template.format(x=x, f=keep.format(x=x)))
         flat = connection.sql(f"select {', '.join(parts)} from {source}").fetchall()[0]
         found = [tuple(flat[i : i + 5]) for i in range(0, len(flat), 5)]
         if all(low is None or (np.isfinite(low) and np.isfinite(high)) for _, _, low, high, _ in found):
             break
-    return found
+    return found, keep
 
 
 def _skewness(
-    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str], means: Sequence[float | None]
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    columns: Sequence[str],
+    means: Sequence[float | None],
+    keep: str,
 ) -> list[float]:
     """Third central moment over the cube of the population's standard deviation; NaN without a finite value."""
     powers = []
     for column, mean in zip(columns, means, strict=True):
         x = f"{name(column)}::double"
-        d = f"({x} - {number(mean or 0.0)})"
-        keep = f"filter (where isfinite({x}))"
-        powers.append(f"avg({d} * {d}) {keep}, avg({d} * {d} * {d}) {keep}")
+        d, kept = f"({x} - {number(mean or 0.0)})", keep.format(x=x)
+        powers.append(f"avg({d} * {d}) {kept}, avg({d} * {d} * {d}) {kept}")
     flat = connection.sql(f"select {', '.join(powers)} from {source}").fetchall()[0]
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return [third / second**1.5 if second else float("nan") for second, third in pairs]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from selfheal_assets.serving.snapshots import read_rows
+from selfheal_assets.stores.snapshots import read_rows
 from selfheal_assets.stores.warehouse import Warehouse, WarehouseBusy
 from selfheal_assets_tests.stores.conftest import lines_until_killed, process
 

@@ -8,8 +8,8 @@ from fastapi.exceptions import RequestValidationError
 
 from selfheal_assets.serving.routes.service import Service
 from selfheal_assets.serving.schemas import LabelBody, LabelIn, LabelsAccepted, LabelStatus, label_rows
-from selfheal_assets.serving.snapshots import read_rows
 from selfheal_assets.stores import label_status
+from selfheal_assets.stores.snapshots import read_rows
 
 _UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"description": "The labels cannot be written"}}
 

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from selfheal_assets.serving.routes.service import Service
-from selfheal_assets.serving.snapshots import read_rows
+from selfheal_assets.stores.snapshots import read_rows
 
 RECENT_DECISIONS = 10
 

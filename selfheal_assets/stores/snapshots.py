@@ -1,4 +1,4 @@
-"""What the service tells about monitoring: the snapshots that Dagster published.
+"""The snapshots that Dagster published, as the service and `selfheal status` read them.
 
 The warehouse is never opened here: while Dagster writes it, nobody else can.
 """

@@ -147,6 +147,10 @@ bench-rollback: $(STAMP) ## Live through 1,000 probations of an equally good cha
 bench-maturity: $(STAMP) ## Train on labels so far and on matured ones alone, 2003 to 2009 (minutes; ARGS=--no-full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.maturity $(ARGS)
 
+.PHONY: bench-gates
+bench-gates: $(STAMP) ## Promote equal, worse and better challengers: how often do the gates err? (6 minutes; ARGS=--full)
+	@$(BIN)/python -m selfheal_assets_tests.bench.gates $(ARGS)
+
 # Other tools that a benchmark measures beside this one; the product does not need them.
 PEERS := $(VENV)/.peers
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import polars as pl
+from scipy.stats import norm
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.policies import GatePolicy
@@ -47,15 +48,15 @@ class ScoredRows:
 
 
 def bootstrap_f1_difference(rows: ScoredRows, resamples: int, seed: int) -> np.ndarray:
-    """Resampled F1 differences, shape (resamples,).
+    """Resampled F1 differences, shape (resamples,); rows are drawn within each class, so prevalence stays.
 
-    F1 depends on a row only through (label, flagged by champion, flagged by challenger): resampling rows is
-    drawing these eight counts from a multinomial, which is exact and does not grow with the number of rows.
+    F1 depends on a row only through (label, flagged by champion, flagged by challenger): resampling the rows of a
+    class is drawing its four counts from a multinomial, which is exact and does not grow with the number of rows.
     """
     cell = rows.label.astype(int) * 4 + rows.champion_flagged * 2 + rows.challenger_flagged
-    counts = np.bincount(cell, minlength=8)
-    total = int(counts.sum())
-    draws = np.random.default_rng(seed).multinomial(total, counts / total, size=resamples)
+    classes = np.bincount(cell, minlength=8).reshape(2, 4)
+    rng = np.random.default_rng(seed)
+    draws = np.hstack([rng.multinomial(c.sum(), c / max(c.sum(), 1), size=resamples) for c in classes])
     label, champion, challenger = (np.arange(8) >> bit & 1 for bit in (2, 1, 0))
 
     def f1(flagged: np.ndarray) -> np.ndarray:
@@ -65,15 +66,16 @@ def bootstrap_f1_difference(rows: ScoredRows, resamples: int, seed: int) -> np.n
     return f1(challenger) - f1(champion)
 
 
-def bootstrap_mean(values: np.ndarray, resamples: int, seed: int, block: int = 64) -> np.ndarray:
-    """Resampled means of ``values``, shape (resamples,), in blocks that bound the memory."""
-    rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        picks = rng.integers(0, len(values), size=(size, len(values)), dtype=np.int32)
-        means[start : start + size] = values[picks].mean(axis=1)
-    return means
+def mean_bounds(values: np.ndarray, label: np.ndarray, confidence: float) -> tuple[float, float]:
+    """One-sided bounds of the mean of ``values``, stratified by label, by the normal form.
+
+    The bootstrap of a mean has this very spread and, from some hundred rows on, this shape; its 2,000 x n draws
+    would buy Monte Carlo error only. Each class needs two rows.
+    """
+    parts = [values[label == c] for c in (0, 1)]
+    error = np.sqrt(sum(len(p) * p.var(ddof=1) for p in parts)) / len(values)
+    half = float(norm.ppf(confidence) * error)
+    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def _bounds(draws: np.ndarray, confidence: float) -> tuple[float, float]:
@@ -117,7 +119,7 @@ COMPARE = {"f1": compare_f1, "roc_auc": compare_roc_auc}
 
 
 def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]:
-    """Overall comparison: F1 and Brier with paired-bootstrap bounds, ROC AUC with DeLong's.
+    """Overall comparison: F1 with paired-bootstrap bounds, Brier with their normal form, ROC AUC with DeLong's.
 
     Raises:
         metrics.UndefinedMetric: the rows hold one class only.
@@ -125,7 +127,7 @@ def compare(rows: ScoredRows, policy: GatePolicy, seed: int) -> list[Comparison]
     # First: it refuses the rows that no resampling can answer for.
     auc = compare_roc_auc(rows, policy, seed)
     squared = (rows.challenger - rows.label) ** 2 - (rows.champion - rows.label) ** 2
-    lower, upper = _bounds(bootstrap_mean(squared, policy.resamples, seed), policy.confidence)
+    lower, upper = mean_bounds(squared, rows.label, policy.confidence)
     before, after = (metrics.brier_score(rows.label, p) for p in (rows.champion, rows.challenger))
     return [
         compare_f1(rows, policy, seed),
@@ -153,21 +155,41 @@ def segment_of(frame: pl.DataFrame, segment: Segment) -> pl.Series:
     return frame.select(column.cast(pl.String).fill_null("missing")).to_series()
 
 
-def compare_segments(
-    frame: pl.DataFrame, rows: ScoredRows, segments: tuple[Segment, ...], policy: GatePolicy, seed: int
-) -> list[Comparison]:
-    """The primary metric by segment, for each segment with ``min_segment_rows`` and ``min_segment_positives``."""
-    compared = []
-    compare_one = COMPARE[policy.primary_metric]
+def segment_masks(
+    frame: pl.DataFrame, positive: np.ndarray, segments: tuple[Segment, ...], policy: GatePolicy
+) -> dict[str, np.ndarray]:
+    """The rows of each segment with ``min_segment_rows``, ``min_segment_positives`` and two rows that are none."""
+    masks = {}
     for segment in segments:
         value = segment_of(frame, segment).to_numpy()
         for name in np.unique(value):
-            part = rows.where(value == name)
-            positives = int(part.label.sum())
-            enough = len(part.label) >= policy.min_segment_rows and positives >= policy.min_segment_positives
-            if enough and len(part.label) - positives >= 2:
-                compared.append(compare_one(part, policy, seed, f"{segment.name}={name}"))
-    return compared
+            mask = value == name
+            rows, positives = int(mask.sum()), int(positive[mask].sum())
+            enough = rows >= policy.min_segment_rows and positives >= policy.min_segment_positives
+            if enough and rows - positives >= 2:
+                masks[f"{segment.name}={name}"] = mask
+    return masks
+
+
+def compare_segments(
+    frame: pl.DataFrame, rows: ScoredRows, segments: tuple[Segment, ...], policy: GatePolicy, seed: int
+) -> list[Comparison]:
+    """The primary metric by segment, for each segment of :func:`segment_masks`.
+
+    The bounds are at Bonferroni's level: with m segments each errs with (1 - confidence) / m, so that all of them
+    together err with at most 1 - confidence.
+    """
+    masks = segment_masks(frame, rows.label, segments, policy)
+    shared, of = shared_level(policy, len(masks)), COMPARE[policy.primary_metric]
+    return [of(rows.where(mask), shared, seed, name) for name, mask in masks.items()]
+
+
+def shared_level(policy: GatePolicy, tests: int) -> GatePolicy:
+    """The policy with its error shared by ``tests``, and resamples enough to have some beyond the bound."""
+    alpha = (1 - policy.confidence) / max(tests, 1)
+    # Twenty draws in the tail bring the quantile's Monte Carlo error to about a fifth of the tail.
+    resamples = min(max(policy.resamples, round(20 / alpha)), 100_000)
+    return policy.model_copy(update={"confidence": 1 - alpha, "resamples": resamples})
 
 
 @dataclass(frozen=True)

@@ -4,164 +4,160 @@ Each gate is a pure function of evidence and policy and says what it measured, a
 many rows. Nothing here knows where the evidence came from.
 """
 
-from dataclasses import dataclass, field
-from datetime import datetime
-from enum import StrEnum
-from typing import Any
+from math import ceil, isfinite
 
-from selfheal_assets.core.evaluation import Approval, Comparison
+from selfheal_assets.core.evaluation import Comparison
+from selfheal_assets.core.gate_evidence import (
+    NEVER,
+    GateInputs,
+    GateResult,
+    Verdict,
+    compared,
+    judge,
+    missing,
+)
+from selfheal_assets.core.partial_gates import calibration_so_far, improvement_so_far
 from selfheal_assets.core.policies import GatePolicy
+from selfheal_assets.core.power import power_and_need
 
 NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
 
 
-class Verdict(StrEnum):
-    """What one gate says."""
-
-    passed = "PASS"
-    failed = "FAIL"
-    inconclusive = "INCONCLUSIVE"
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """One gate's answer with its evidence, as it is written into the decision."""
-
-    gate: str
-    verdict: Verdict
-    reason: str
-    value: float | None = None
-    limit: float | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Servability:
-    """What loading and running the registered bundle in the serving code gave."""
-
-    loads: bool
-    largest_difference: float
-    latency_ms: float
-    size_mb: float
-    error: str = ""
-
-
-@dataclass(frozen=True)
-class GateInputs:
-    """All evidence of one decision. ``None`` means it is missing, and its gate fails."""
-
-    as_of: datetime
-    overall: dict[str, Comparison] | None
-    segments: list[Comparison] | None
-    label_coverage: float | None
-    last_promotion: datetime | None
-    servability: Servability | None
-    approvals: dict[str, dict[str, Approval]] | None
-    has_champion: bool
-    ineligible: str = ""
-
-
-def _missing(gate: str, what: str) -> GateResult:
-    return GateResult(gate, Verdict.failed, f"no {what}: a gate without its input fails")
-
-
-def _compared(inputs: GateInputs, metric: str) -> Comparison | None:
-    return (inputs.overall or {}).get(metric)
-
-
-def _judge(
-    gate: str, ok: bool, reason: str, value: float | None = None, limit: float | None = None, **evidence: Any
-) -> GateResult:
-    return GateResult(gate, Verdict.passed if ok else Verdict.failed, reason, value, limit, evidence)
-
-
 def eligibility(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """The challenger is neither the champion itself nor quarantined after a rollback."""
-    return _judge("eligibility", not inputs.ineligible, inputs.ineligible or "a new version, not quarantined")
+    if inputs.ineligible is None:
+        return missing("eligibility", "word on whether the version may be promoted")
+    return judge("eligibility", not inputs.ineligible, inputs.ineligible or "a new version, not quarantined")
 
 
 def sample_validity(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Enough evaluated rows and positives for the comparison to mean something, else INCONCLUSIVE."""
-    seen = _compared(inputs, policy.primary_metric)
+    so_far = " so far" if policy.evidence == "partial" else ""
+    seen = compared(inputs, "log_loss" if so_far else policy.primary_metric)
     if seen is None:
         return GateResult("sample_validity", Verdict.inconclusive, "no comparison could be computed")
     evidence = {"rows": seen.rows, "positives": seen.positives, "min_positives": policy.min_positives}
     if seen.rows < policy.min_rows or seen.positives < policy.min_positives:
+        evidence["further_labels"] = max(policy.min_positives - seen.positives, policy.min_rows - seen.rows)
         reason = (
-            f"{seen.rows} rows with {seen.positives} positives; "
+            f"{seen.rows} rows with {seen.positives} positives{so_far}; "
             f"the policy asks for {policy.min_rows} and {policy.min_positives}"
         )
         return GateResult(
             "sample_validity", Verdict.inconclusive, reason, seen.rows, policy.min_rows, evidence
         )
-    reason = f"{seen.rows} evaluated rows, {seen.positives} positives"
-    return _judge("sample_validity", True, reason, seen.rows, policy.min_rows, **evidence)
+    reason = f"{seen.rows} evaluated rows, {seen.positives} positives{so_far}"
+    return judge("sample_validity", True, reason, seen.rows, policy.min_rows, **evidence)
 
 
 def label_coverage(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """Share of the evaluation window's cases whose label is known."""
+    """Share of the evaluation window's cases whose label is known; age-adjusted where labels so far decide.
+
+    Then it is the share of the positives expected by their ages that have come: a feed that fell silent fails.
+    """
     share = inputs.label_coverage
     if share is None:
-        return _missing("label_coverage", "label coverage")
-    reason = f"{share:.0%} of the evaluation window is labelled (at least {policy.min_label_coverage:.0%})"
-    return _judge(
+        return missing("label_coverage", "label coverage")
+    what = "of the evaluation window is labelled"
+    if policy.evidence == "partial":
+        what = "of the positives expected by their ages have been reported"
+    reason = f"{share:.0%} {what} (at least {policy.min_label_coverage:.0%})"
+    return judge(
         "label_coverage", share >= policy.min_label_coverage, reason, share, policy.min_label_coverage
     )
 
 
 def cooldown(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Days since the last promotion; a pass where there was none."""
-    if inputs.last_promotion is None:
-        return _judge("cooldown", True, "no promotion yet")
+    if inputs.last_promotion is None or inputs.as_of is None:
+        return missing("cooldown", "date of the decision, or of the last promotion")
+    if inputs.last_promotion == NEVER:
+        return judge("cooldown", True, "no promotion yet")
     days = (inputs.as_of - inputs.last_promotion).total_seconds() / 86400
     reason = f"{days:.0f} days since the last promotion (at least {policy.cooldown_days})"
-    return _judge("cooldown", days >= policy.cooldown_days, reason, days, policy.cooldown_days)
+    return judge("cooldown", days >= policy.cooldown_days, reason, days, policy.cooldown_days)
 
 
 def improvement(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """Primary metric better by the policy's percentage, and the lower bound of the paired difference above 0."""
-    seen = _compared(inputs, policy.primary_metric)
+    """Primary metric better by the policy's percentage, and the lower bound of the paired difference above 0.
+
+    INCONCLUSIVE where these rows could hardly have shown such a gain, with the further labels that could.
+    """
+    seen = compared(inputs, policy.primary_metric)
     if seen is None:
-        return _missing("improvement", "comparison of both models")
+        return missing("improvement", "comparison of both models")
     gain = 100 * seen.difference / seen.champion if seen.champion > 0 else float(seen.difference > 0) * 100
     reason = (
         f"{NAMES[seen.metric]} {seen.champion:.4f} → {seen.challenger:.4f} ({gain:+.1f} %, at least "
         f"+{policy.min_improvement_pct:g} %); {policy.confidence:.0%} lower bound of the gain {seen.lower:+.4f}"
     )
     ok = gain >= policy.min_improvement_pct and seen.lower > 0
-    evidence = {"lower": seen.lower, "upper": seen.upper, "rows": seen.rows}
-    return _judge("improvement", ok, reason, gain, policy.min_improvement_pct, **evidence)
+    power, further = _further_labels(seen, policy)
+    evidence = {"lower": seen.lower, "upper": seen.upper, "rows": seen.rows, "power": power}
+    if further is not None:
+        reason += (
+            f"; a gain of that size would have shown with a chance of {power:.0%}: {further:,} more labels"
+        )
+        evidence["further_labels"] = further
+        limit = policy.min_improvement_pct
+        return GateResult("improvement", Verdict.inconclusive, reason, gain, limit, evidence)
+    return judge("improvement", ok, reason, gain, policy.min_improvement_pct, **evidence)
+
+
+def _further_labels(seen: Comparison, policy: GatePolicy) -> tuple[float | None, int | None]:
+    """Power for the wanted gain, and the further labels it takes.
+
+    None are named where the rows have told already: the lower bound is above 0, the upper one below the wanted
+    gain, or the power was at least ``min_power``.
+    """
+    wanted = seen.champion * policy.min_improvement_pct / 100
+    power, needed = power_and_need(seen, wanted, policy)
+    told = seen.lower > 0 or seen.upper < wanted
+    if power is None or needed is None or told or power >= policy.min_power or not isfinite(seen.difference):
+        return power, None
+    return power, max(ceil(seen.rows * (needed - 1)), 1)
 
 
 def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """Brier score no worse than the limit, by the upper bound."""
-    brier = _compared(inputs, "brier")
+    brier = compared(inputs, "brier")
     if brier is None:
-        return _missing("calibration", "comparison of both models")
+        return missing("calibration", "comparison of both models")
     reason = (
         f"Brier {brier.champion:.4f} → {brier.challenger:.4f}; {policy.confidence:.0%} upper bound of the "
         f"change {brier.upper:+.4f} (at most +{policy.max_brier_degradation:g})"
     )
     ok = brier.upper <= policy.max_brier_degradation
-    return _judge("calibration", ok, reason, brier.upper, policy.max_brier_degradation, rows=brier.rows)
+    return judge("calibration", ok, reason, brier.upper, policy.max_brier_degradation, rows=brier.rows)
 
 
 def segments(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """No segment with enough rows worse by more than the limit."""
+    """No segment worse by more than the limit, and proved to be worse at all.
+
+    Proved: by its upper bound, at the level shared among all segments, so that an equal challenger is refused with
+    probability at most 1 - confidence, however many segments there are. Where a loss of twice the limit would be
+    missed half of the time, the segment is named: it had no power. A figure that is missing on one side fails.
+    """
     if inputs.segments is None:
-        return _missing("segments", "comparison by segment")
-    changes = {s.segment: 100 * s.difference / s.champion for s in inputs.segments if s.champion != 0}
-    # Not '<': a change that is not a number must fail.
-    worse = {name: c for name, c in changes.items() if not c >= -policy.max_segment_degradation_pct}
-    compared = len(inputs.segments)
+        return missing("segments", "comparison by segment")
+    share, limit = policy.max_segment_degradation_pct / 100, -policy.max_segment_degradation_pct
+    # Not '<' alone: a figure that is not a number must fail.
+    worse = {
+        s.segment: 100 * s.difference / s.champion if s.champion else s.difference
+        for s in inputs.segments
+        if not isfinite(s.upper + s.difference) or (s.difference < -share * s.champion and s.upper < 0)
+    }
+    weak = [s.segment for s in inputs.segments if s.upper - s.difference > 2 * share * s.champion]
+    note = f"; no power to see a loss of twice that in {', '.join(weak)}" if weak else ""
+    evidence, of = {"worse": worse, "without_power": weak}, f"of {len(inputs.segments)} segments"
     if worse:
         name = min(worse, key=lambda s: worse[s])
-        limit = policy.max_segment_degradation_pct
-        reason = f"{len(worse)} of {compared} segments worse than −{limit:g} %: {name} {worse[name]:+.1f} %"
-        return _judge(
-            "segments", False, reason, worse[name], -policy.max_segment_degradation_pct, worse=worse
+        reason = (
+            f"{len(worse)} {of} proved worse, by more than {-limit:g} %: {name} {worse[name]:+.1f} %{note}"
         )
-    return _judge("segments", True, f"none of {compared} segments with enough rows is worse than the limit")
+        return judge("segments", False, reason, worse[name], limit, **evidence)
+    reason = f"none {of} with enough rows is proved worse, by more than {-limit:g} %{note}"
+    return judge("segments", True, reason, None, limit, **evidence)
 
 
 def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
@@ -170,9 +166,9 @@ def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     A group with too few rows is left out, and named; where it leaves nothing to compare with, nobody can tell.
     """
     if inputs.approvals is None or not all(inputs.approvals.values()):
-        return _missing("fairness", "approval rates")
+        return missing("fairness", "approval rates")
     if not inputs.approvals:
-        return _judge("fairness", True, "the use case names no protected groups")
+        return judge("fairness", True, "the use case names no protected groups")
     ratios, small, unclear = {}, {}, []
     for name, groups in inputs.approvals.items():
         few = {f"{name}={g}": a.rows for g, a in groups.items() if a.rows < policy.min_segment_rows}
@@ -194,42 +190,37 @@ def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
         return GateResult("fairness", Verdict.inconclusive, reason, None, limit, evidence)
     name = min(unfair or ratios, key=lambda n: ratios[n])
     reason = f"adverse impact ratio of {name} {ratios[name]:.2f} (at least {limit:.2f}){note}"
-    return _judge("fairness", not unfair, reason, ratios[name], limit, **evidence)
+    return judge("fairness", not unfair, reason, ratios[name], limit, **evidence)
 
 
 def servability(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     """The registered bundle loads in the serving code and gives the trained scores, in time and size."""
     seen = inputs.servability
     if seen is None:
-        return _missing("servability", "serving trial")
+        return missing("servability", "serving trial")
     if not seen.loads:
-        return _judge("servability", False, f"the registered bundle does not load: {seen.error}")
+        return judge("servability", False, f"the registered bundle does not serve: {seen.error}")
     ok = (
-        seen.largest_difference == 0
+        seen.largest_difference <= policy.max_score_difference
         and seen.latency_ms <= policy.max_latency_ms
         and seen.size_mb <= policy.max_size_mb
     )
     reason = (
-        f"loads; scores differ by at most {seen.largest_difference:g}; {seen.latency_ms:.2f} ms a row "
-        f"(at most {policy.max_latency_ms:g}); {seen.size_mb:.2f} MB (at most {policy.max_size_mb:g})"
+        f"loads in a fresh process; scores differ by at most {seen.largest_difference:g}; "
+        f"{seen.latency_ms:.2f} ms a row (at most {policy.max_latency_ms:g}); {seen.size_mb:.2f} MB (at most "
+        f"{policy.max_size_mb:g})"
     )
-    return _judge("servability", ok, reason, seen.latency_ms, policy.max_latency_ms)
+    return judge("servability", ok, reason, seen.latency_ms, policy.max_latency_ms)
 
 
 _FIRST_CHAMPION = (eligibility, servability)
-_ALL = (
-    eligibility,
-    sample_validity,
-    label_coverage,
-    cooldown,
-    improvement,
-    calibration,
-    segments,
-    fairness,
-    servability,
-)
+_MATURED = (improvement, calibration)
+_PARTIAL = (improvement_so_far, calibration_so_far)
 
 
 def evaluate_gates(inputs: GateInputs, policy: GatePolicy) -> list[GateResult]:
     """Every gate's result. A first champion has nothing to be compared with: only servability applies."""
-    return [gate(inputs, policy) for gate in (_ALL if inputs.has_champion else _FIRST_CHAMPION)]
+    better = _PARTIAL if policy.evidence == "partial" else _MATURED
+    every = (eligibility, sample_validity, label_coverage, cooldown, *better, segments, fairness, servability)
+    # 'is False': where nobody knows whether there is a champion, all gates apply.
+    return [gate(inputs, policy) for gate in (_FIRST_CHAMPION if inputs.has_champion is False else every)]

@@ -69,31 +69,29 @@ def aged_cases(rows: pl.DataFrame, probability: np.ndarray) -> pl.DataFrame:
     )
 
 
-def log_likelihood_ratios(
-    champion: np.ndarray, predecessor: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray
-) -> np.ndarray:
-    """log of P(outcome so far | predecessor) / P(... | champion) of each case, in nats, shape (cases,).
+def log_losses_so_far(probability: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray) -> np.ndarray:
+    """Each case's negative log likelihood of what is known of it by its age, in nats, shape (cases,).
 
-    A case that turned positive contributes p (the timing density is common to both and cancels), one that did
-    not contributes 1 - p * F(age). With all cases judged at one age this is the difference of the two models' log
-    scores of 'positive by that age', a proper score.
-    """
-    a, b = (np.clip(p, 1e-6, 1 - 1e-6) for p in (champion, predecessor))
-    event = np.log(b / a)
-    survival = np.log1p(-b * due) - np.log1p(-a * due)
-    return np.where(positive_so_far == 1, event, survival)
-
-
-def partial_log_loss(probability: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray) -> float:
-    """Mean negative log likelihood of labels so far, in nats, up to the timing density that all models share.
-
-    A case that turned positive contributes -log p, one that did not -log(1 - p * F(age)); where all are mature
-    (``due`` is 1) this is the log loss. It is proper: no other p than the true one has a smaller expectation.
+    A case that turned positive loses -log(p) (the timing density is common to all models and left out), one that did
+    not loses -log(1 - p * F(age)). With F = 1 it is the log loss. It is proper: no other p than the true one has a
+    smaller expectation. Probabilities are kept 1e-6 away from 0 and 1.
 
     Args:
         probability: of a positive by the horizon.
         positive_so_far: 0/1, as known.
         due: F(age), the share of the eventual positives that shows by the row's age, in [0, 1].
     """
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return float(-np.mean(np.where(positive_so_far == 1, np.log(p), np.log1p(-p * due))))
+    p = np.clip(probability, 1e-6, 1 - 1e-6)
+    return -np.where(positive_so_far == 1, np.log(p), np.log1p(-p * due))
+
+
+def log_likelihood_ratios(
+    champion: np.ndarray, predecessor: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray
+) -> np.ndarray:
+    """log of P(outcome so far | predecessor) / P(... | champion) of each case, in nats, shape (cases,).
+
+    With all cases judged at one age this is the difference of the two models' log scores of 'positive by that age', a
+    proper score: see :func:`log_losses_so_far`.
+    """
+    lost, other = (log_losses_so_far(p, positive_so_far, due) for p in (champion, predecessor))
+    return lost - other

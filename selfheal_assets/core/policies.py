@@ -44,8 +44,17 @@ class GatePolicy(Spec):
 
     ``primary_metric`` decides about improvement and segments: F1 at each model's own threshold, or ROC AUC where
     positives are so rare that F1 has no power. ``approval``: a challenger that passes waits, for at most
-    ``approval_days``, until somebody other than who asked for it approves it. ``evidence``: whether cases are judged
-    once they are mature, or by their labels so far.
+    ``approval_days``, until somebody other than who asked for it approves it. ``min_power``: where a gain of
+    ``min_improvement_pct`` would have shown with a smaller chance, no proof of a gain is INCONCLUSIVE, not a refusal.
+
+    ``evidence``: ``matured`` labels of the reference, or ``partial``: what is known so far of the newest
+    ``training.gate_months``. Then the log loss so far must improve, ROC AUC fall by no more than
+    ``max_ranking_loss``, and |log(expected / observed)| rise by no more than ``max_calibration_loss``, each by its
+    bound; ``primary_metric`` and ``max_brier_degradation`` do not count, and ``min_improvement_pct`` is only the gain
+    that ``min_power`` asks about.
+
+    A served score may differ from the trained one by ``max_score_difference``. The process that serves on trial must
+    answer within ``serving_timeout_s``, its start included.
     """
 
     evidence: Literal["matured", "partial"] = "matured"
@@ -56,16 +65,21 @@ class GatePolicy(Spec):
     cooldown_days: Days = 7
     min_improvement_pct: float = 2.0
     max_brier_degradation: Annotated[float, Field(ge=0)] = 0.01
+    max_ranking_loss: Annotated[float, Field(ge=0)] = 0.02
+    max_calibration_loss: Annotated[float, Field(ge=0)] = 0.10
     max_segment_degradation_pct: Annotated[float, Field(ge=0)] = 5.0
     min_segment_rows: Annotated[int, Field(ge=1)] = 500
     min_segment_positives: Annotated[int, Field(ge=1)] = 50
     min_adverse_impact_ratio: Share = 0.80
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_power: Annotated[float, Field(gt=0.05, lt=1)] = 0.80
     resamples: Annotated[int, Field(ge=200, le=100_000)] = 2000
     max_latency_ms: Annotated[float, Field(gt=0)] = 50.0
     max_size_mb: Annotated[float, Field(gt=0)] = 50.0
     approval: bool = False
     approval_days: Annotated[Days, Field(ge=1)] = 14
+    max_score_difference: Annotated[float, Field(ge=0)] = 1e-7
+    serving_timeout_s: Annotated[float, Field(gt=0)] = 60.0
 
 
 class AlarmPolicy(Spec):

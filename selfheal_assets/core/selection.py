@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.family import MEMBERS, Material
 from selfheal_assets.core.fitting import load_learners
-from selfheal_assets.core.maturity import partial_log_loss
+from selfheal_assets.core.maturity import log_losses_so_far
 from selfheal_assets.core.plan import NotEnoughData
 from selfheal_assets.core.spec import FamilyName
 
@@ -59,7 +59,7 @@ def validate(material: Material, member: FamilyName) -> Trial:
             None,
             f"{member}: none of {rows.height} validation cases, {_months(material)}, is positive so far",
         )
-    return Trial(member, partial_log_loss(bundle.score(rows), positive, due), "")
+    return Trial(member, float(log_losses_so_far(bundle.score(rows), positive, due).mean()), "")
 
 
 def _months(material: Material) -> str:

@@ -318,11 +318,11 @@ TABLES = {
     "shadow_evaluation": Table(
         {
             "segment": text(),
-            "metric": text("f1", "roc_auc", "brier"),
-            "champion_value": share(nullable=False),
-            "challenger_value": share(nullable=False),
-            "lower": figure(-1, 1, nullable=False),
-            "upper": figure(-1, 1, nullable=False),
+            "metric": text("f1", "roc_auc", "brier", "log_loss", "expected_over_observed"),
+            "champion_value": figure(least=0, nullable=False),
+            "challenger_value": figure(least=0, nullable=False),
+            "lower": figure(nullable=False),
+            "upper": figure(nullable=False),
             "rows": count(),
             "positives": count(),
             "as_of": moment(),
@@ -330,7 +330,9 @@ TABLES = {
             "challenger": count(),
         },
         key=("segment", "metric"),
-        rules=ordered("lower", "upper") + ordered("positives", "rows"),
+        rules=ordered("lower", "upper")
+        + ordered("positives", "rows")
+        + _in_unit_interval(("champion_value", "challenger_value"), "metric", _BOUNDED_METRICS),
     ),
 }
 

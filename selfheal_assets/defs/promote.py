@@ -1,16 +1,17 @@
 """Decide: gates over the evidence, one recorded decision, and the alias that follows the ledger."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
-from selfheal_assets.core import evaluation, fingerprint, gates
+from selfheal_assets.core import evaluation, fingerprint
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action, Decision, decide
+from selfheal_assets.core.gate_evidence import NEVER, GateInputs, GateResult, Servability
+from selfheal_assets.core.gates import evaluate_gates
+from selfheal_assets.core.partial_comparison import coverage_so_far
 from selfheal_assets.core.policies import GatePolicy
 from selfheal_assets.defs.resources import (
     WINDOW_TAG,
@@ -19,58 +20,66 @@ from selfheal_assets.defs.resources import (
     StoresParam,
     table_metadata,
 )
-from selfheal_assets.defs.retrain import challenger_of
-from selfheal_assets.stores import cases, decision_ledger, promotion
+from selfheal_assets.defs.retrain import challenger_of, gate_cases
+from selfheal_assets.serving.servability import TRIALS, Trial
+from selfheal_assets.stores import decision_ledger, promotion
 from selfheal_assets.stores.approvals import LOOP, REQUESTED_BY
 from selfheal_assets.stores.model_registry import PREDECESSOR, QUARANTINED
 
 GROUP = "decide"
 
 
-def serving_trial(stores: Stores, version: int, trained: Bundle, rows: pl.DataFrame) -> gates.Servability:
-    """Fetch the registered bundle as the service would, score the rows, and time one row at a time."""
-    size_mb = sum(len(content) for content in trained.to_files().values()) / 1e6
-    try:
-        served = stores.registry.fetch(version)
-    except (OSError, ValueError, KeyError, LookupError) as error:
-        return gates.Servability(
-            False, float("inf"), float("inf"), size_mb, f"{type(error).__name__}: {error}"
-        )
-    difference = float(np.max(np.abs(served.score(rows) - trained.score(rows)), initial=0.0))
-    single = rows.head(1)
-    started = time.perf_counter()
-    for _ in range(20):
-        served.score(single)
-    return gates.Servability(True, difference, (time.perf_counter() - started) * 1000 / 20, size_mb)
+def serving_trial(stores: Stores, version: int, trained: Bundle, rows: pl.DataFrame) -> Servability:
+    """Have a fresh process load the registered bundle as the service does, and score the rows."""
+    content = trained.to_files().values()
+    trial = Trial(
+        stores.settings, version, rows, trained.score(rows), stores.registry.tags(version).get("fingerprint")
+    )
+    return TRIALS.run(trial, stores.case.policy.gates.serving_timeout_s, sum(map(len, content)) / 1e6)
 
 
-def _comparisons(stores: Stores, challenger: int) -> list[evaluation.Comparison]:
-    """What shadow_evaluation found for this challenger."""
+def _comparisons(stores: Stores, champion: int | None, challenger: int) -> list[evaluation.Comparison]:
+    """What shadow_evaluation found for this challenger against this champion."""
     if not stores.warehouse.has("shadow_evaluation"):
         return []
     rows = stores.warehouse.query(
         """select metric, champion_value as champion, challenger_value as challenger, lower, upper, "rows",
-                  positives, segment from shadow_evaluation where challenger = ?""",
-        [challenger],
+                  positives, segment from shadow_evaluation
+           where challenger = ? and champion is not distinct from ?""",
+        [challenger, champion],
     )
     return [evaluation.Comparison(**row) for row in rows.iter_rows(named=True)]
 
 
-def gather(stores: Stores, version: int, challenger: Bundle, champion: int | None) -> gates.GateInputs:
+_NEEDED = {
+    "matured": {"f1", "roc_auc", "brier"},
+    "partial": {"log_loss", "roc_auc", "expected_over_observed"},
+}
+
+
+def _coverage(rows: pl.DataFrame, overall: dict[str, evaluation.Comparison]) -> float | None:
+    """The share of the rows with a label, or of the positives that either model expects so far."""
+    if "label" in rows.columns:
+        return rows["label"].is_not_null().mean() if rows.height else None  # type: ignore[return-value]
+    counted = overall.get("expected_over_observed")
+    return coverage_so_far(counted) if counted else None
+
+
+def gather(stores: Stores, version: int, challenger: Bundle, champion: int | None) -> GateInputs:
     """All evidence of one decision; what is missing stays ``None``."""
-    window = challenger.reference
-    every = cases.matured_cases(stores.warehouse, stores.case, window.as_of, window.start, window.end)
-    rows = every.filter(pl.col("label").is_not_null())
-    compared = _comparisons(stores, version)
+    as_of = challenger.reference.as_of
+    rows = gate_cases(stores, stores.registry.load(champion) if champion else None, challenger)
+    compared = _comparisons(stores, champion, version)
     overall = {c.metric: c for c in compared if c.segment == "all"}
+    whole = _NEEDED[stores.case.policy.gates.evidence] <= set(overall)
     flagged = challenger.score(rows) >= challenger.threshold
     groups = [s for s in stores.case.segments if s.fairness]
-    return gates.GateInputs(
-        as_of=window.as_of,
-        overall=overall if {"f1", "roc_auc", "brier"} <= set(overall) else None,
+    return GateInputs(
+        as_of=as_of,
+        overall=overall if whole else None,
         segments=[c for c in compared if c.segment != "all"] if compared else None,
-        label_coverage=rows.height / every.height if every.height else None,
-        last_promotion=decision_ledger.last_promotion(stores.warehouse, window.as_of),
+        label_coverage=_coverage(rows, overall),
+        last_promotion=decision_ledger.last_promotion(stores.warehouse, as_of) or NEVER,
         servability=serving_trial(stores, version, challenger, rows.head(1000)),
         approvals={s.name: evaluation.approvals(rows, flagged, s) for s in groups} if rows.height else None,
         has_champion=champion is not None,
@@ -93,29 +102,32 @@ def _ineligible(stores: Stores, version: int, challenger: Bundle, champion: int 
 
 def decision_of(
     stores: Stores, version: int, challenger: Bundle, champion: int | None, policy: GatePolicy
-) -> tuple[Decision, list[gates.GateResult]]:
+) -> tuple[Decision, list[GateResult]]:
     """Evaluate the gates and put the answer, with its evidence, into a decision."""
     inputs = gather(stores, version, challenger, champion)
-    results = gates.evaluate_gates(inputs, policy)
+    results = evaluate_gates(inputs, policy)
     action, reason = decide(results)
     prints = {
         "challenger": challenger.fingerprint,
         "training_set": challenger.training_fingerprint,
         "use_case": stores.case.fingerprint,
         "champion": stores.registry.load(champion).fingerprint if champion else "",
+        "evidence": fingerprint.of_value([vars(c) for c in _comparisons(stores, champion, version)]),
     }
     evidence = {
         "gates": [{k: v for k, v in vars(r).items()} for r in results],
         "window": {k: str(v) for k, v in vars(challenger.reference).items()},
     }
-    return Decision(action, inputs.as_of, reason, champion, version, evidence, prints), results
+    as_of = challenger.reference.as_of
+    return Decision(action, as_of, reason, champion, version, evidence, prints), results
 
 
 def _repeats(decision: Decision, last: dict[str, Any]) -> bool:
     """Whether the last decision was over the same evidence, or is the one that made this challenger champion."""
     known, ours = last["payload"]["fingerprints"], decision.fingerprints
     if last["action"] == Action.promote.value and decision.challenger == decision.champion:
-        return known | {"champion": ""} == ours | {"champion": ""}
+        compared = {"champion": "", "evidence": ""}  # with itself there is nothing to compare
+        return known | compared == ours | compared
     return known == ours
 
 
@@ -137,6 +149,7 @@ def promotion_decision(context: Context, stores: StoresParam) -> dg.MaterializeR
     A rerun over the same challenger, champion, data and policy records nothing new. Where the policy asks for
     approval, PENDING stands in place of PROMOTE.
     """
+    TRIALS.start()  # its imports take seconds
     version, challenger = challenger_of(stores)
     champion = follow_ledger(stores)[1]
     decision, results = decision_of(stores, version, challenger, champion, stores.case.policy.gates)

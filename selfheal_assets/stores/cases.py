@@ -37,6 +37,21 @@ def matured_cases(
     )
 
 
+def cases_so_far(warehouse: Warehouse, case: UseCase, as_of: datetime, start: datetime) -> pl.DataFrame:
+    """Cases with event times in [start, as_of) and what is known of them at ``as_of``, ordered by time and id.
+
+    Returns:
+        ``entity_id``, ``event_time``, the features, ``age_days`` (Float64), ``positive_so_far`` (Int8).
+    """
+    return warehouse.query(
+        f"""select entity_id, event_time, {feature_list(case)},
+                epoch(cast(? as timestamp) - event_time) / 86400.0 as age_days,
+                coalesce(label, 0)::tinyint as positive_so_far
+            from labelled_cases(cast(? as timestamp)) where event_time >= ? order by event_time, entity_id""",
+        [as_of, as_of, start],
+    )
+
+
 def timing_curve(warehouse: Warehouse, case: UseCase, as_of: datetime) -> TimingCurve:
     """Timing curve of everything mature at ``as_of``."""
     matured = warehouse.query(

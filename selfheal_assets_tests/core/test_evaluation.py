@@ -16,10 +16,10 @@ from selfheal_assets.core.evaluation import (
     approvals,
     band_names,
     bootstrap_f1_difference,
-    bootstrap_mean,
     compare,
     compare_f1,
     compare_segments,
+    mean_bounds,
     segment_of,
 )
 from selfheal_assets.core.policies import GatePolicy
@@ -40,10 +40,10 @@ def scored(rows: int, seed: int, gain: float = 0.3) -> ScoredRows:
 
 def resampled_row_by_row(rows: ScoredRows, resamples: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    size = len(rows.label)
+    classes = [np.flatnonzero(rows.label == c) for c in (0, 1)]
     draws = np.empty(resamples)
     for i in range(resamples):
-        part = rows.where(rng.integers(0, size, size))
+        part = rows.where(np.concatenate([rng.choice(c, len(c)) for c in classes]))
         draws[i] = metrics.f1_score(part.label, part.challenger_flagged) - metrics.f1_score(
             part.label, part.champion_flagged
         )
@@ -71,18 +71,41 @@ def test_the_spread_of_the_bootstrap_is_that_of_fresh_samples():
     assert np.mean(spreads) == pytest.approx(np.std(fresh), rel=0.15)
 
 
-def test_resampled_means_have_the_means_and_the_standard_error_of_the_sample():
-    values = np.random.default_rng(4).exponential(size=500)
-    means = bootstrap_mean(values, 3000, 5)
-    error = values.std() / np.sqrt(len(values))
-    assert abs(means.mean() - values.mean()) < 4 * error / np.sqrt(3000)
-    assert means.std() == pytest.approx(error, rel=4 / np.sqrt(2 * 3000))
+@pytest.mark.parametrize("size", [300, 3000])
+def test_the_bounds_of_a_mean_are_those_of_its_stratified_bootstrap(size):
+    rng = np.random.default_rng(4)
+    label = (rng.uniform(size=size) < 0.2).astype(int)
+    values = 0.3 * label + rng.exponential(0.1, size)
+    draws = np.zeros(4000)
+    for c in (0, 1):
+        part = values[label == c]
+        draws += rng.choice(part, (4000, len(part))).sum(axis=1) / size
+    lower, upper = mean_bounds(values, label, 0.95)
+    expected = np.quantile(draws, [0.05, 0.95])
+    assert (lower, upper) == pytest.approx(tuple(expected), abs=0.06 * (upper - lower))
 
 
-def test_the_size_of_the_blocks_does_not_show_at_the_end():
-    means = bootstrap_mean(np.arange(10.0), 130, 6, block=64)
-    assert means.shape == (130,)
-    assert ((means >= 0) & (means <= 9)).all()
+@pytest.mark.parametrize("size", [1000, 100_000])
+def test_a_resample_is_eight_counts_however_many_rows(size, monkeypatch):
+    """What is drawn, and so the time, does not grow with the rows: 2,000 resamples take 16,000 numbers."""
+    drawn = []
+
+    class Counted:
+        def __init__(self, seed: int) -> None:
+            self._rng = np.random.Generator(np.random.PCG64(seed))
+
+        def __getattr__(self, name: str):
+            def draw(*args, **kwargs):
+                numbers = getattr(self._rng, name)(*args, **kwargs)
+                drawn.append(np.size(numbers))
+                return numbers
+
+            return draw
+
+    rows = scored(size, 5)
+    monkeypatch.setattr(np.random, "default_rng", Counted)
+    compare(rows, GatePolicy(resamples=2000), 0)
+    assert sum(drawn) == 2000 * 8
 
 
 def test_values_are_those_of_scikit_learn():
@@ -122,7 +145,8 @@ def test_each_bound_is_one_sided(confidence):
     auc = metrics.roc_auc_difference(rows.label, rows.champion, rows.challenger, 0.95)
     errors = {
         "f1": bootstrap_f1_difference(rows, 4000, 1).std(),
-        "brier": squared.std() / np.sqrt(4000),
+        "brier": np.sqrt(sum((rows.label == c).sum() * squared[rows.label == c].var() for c in (0, 1)))
+        / 4000,
         "roc_auc": (auc.upper - auc.lower) / 2 / norm.ppf(0.975),
     }
     for metric, error in errors.items():
@@ -249,7 +273,20 @@ def test_each_segment_is_compared_on_its_own_rows():
     found = {c.segment: c for c in compare_segments(frame, rows, (AMOUNT,), policy, 0)}
     assert set(found) == {"size=< 50000", "size=50000–250000", "size=missing"}
     part = rows.where(amount == 10_000)
-    assert found["size=< 50000"] == compare_f1(part, policy, 0, "size=< 50000")
+    shared = policy.model_copy(update={"confidence": 1 - (1 - 0.95) / 3, "resamples": 1200})
+    assert found["size=< 50000"] == compare_f1(part, shared, 0, "size=< 50000")
+
+
+def test_segments_share_one_error_rate():
+    """Of equally good models, any of twenty segments is off by its bound in at most 5 % of the trials."""
+    policy = GatePolicy(primary_metric="roc_auc", min_segment_rows=10, min_segment_positives=10)
+    off = 0
+    for seed in range(200):
+        rows = scored(4000, seed, gain=0.0)
+        frame = pl.DataFrame({"kind": [str(i % 20) for i in range(4000)]})
+        found = compare_segments(frame, rows, (KIND,), policy, 0)
+        off += any(c.upper < 0 for c in found)
+    assert 0 < off / 200 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
 
 def test_segments_are_compared_by_the_primary_metric():

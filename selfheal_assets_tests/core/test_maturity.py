@@ -15,7 +15,7 @@ from selfheal_assets.core.maturity import (
     TimingCurve,
     fit_timing_curve,
     log_likelihood_ratios,
-    partial_log_loss,
+    log_losses_so_far,
 )
 from selfheal_assets.core.metrics import log_loss
 from selfheal_assets.core.periods import add_months
@@ -107,13 +107,13 @@ def test_every_case_of_an_evaluation_window_is_mature_by_the_warehouses_calendar
 def test_the_loss_of_labels_so_far_by_hand():
     p, positive, due = np.array([0.4, 0.4, 0.5]), np.array([1, 0, 0]), np.array([0.25, 0.25, 0.0])
     by_hand = -(math.log(0.4) + math.log(1 - 0.4 * 0.25) + math.log(1)) / 3
-    assert partial_log_loss(p, positive, due) == pytest.approx(by_hand)
+    assert log_losses_so_far(p, positive, due).mean() == pytest.approx(by_hand)
 
 
 def test_the_loss_of_labels_so_far_is_the_log_loss_where_all_are_mature():
     rng = np.random.default_rng(1)
     p, label = rng.uniform(0.01, 0.99, 500), rng.integers(0, 2, 500)
-    assert partial_log_loss(p, label, np.ones(500)) == pytest.approx(log_loss(label, p))
+    assert log_losses_so_far(p, label, np.ones(500)).mean() == pytest.approx(log_loss(label, p))
 
 
 @pytest.mark.parametrize("off", [0.8, 0.9, 1.1, 1.25])
@@ -124,7 +124,7 @@ def test_the_loss_of_labels_so_far_is_proper(off):
     def expected(q: np.ndarray) -> float:
         likely = p * due
         parts = [
-            w * partial_log_loss(q[i : i + 1], np.array([y]), due[i : i + 1])
+            w * log_losses_so_far(q[i : i + 1], np.array([y]), due[i : i + 1]).mean()
             for i in range(9)
             for y, w in ((1, likely[i]), (0, 1 - likely[i]))
         ]

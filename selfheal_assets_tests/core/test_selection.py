@@ -10,7 +10,7 @@ import pytest
 from selfheal_assets.core.encoding import encode
 from selfheal_assets.core.family import MEMBERS, Material
 from selfheal_assets.core.fitting import fit_booster
-from selfheal_assets.core.maturity import TimingCurve, partial_log_loss
+from selfheal_assets.core.maturity import TimingCurve, log_losses_so_far
 from selfheal_assets.core.metrics import log_loss
 from selfheal_assets.core.plan import NotEnoughData
 from selfheal_assets.core.selection import choose_challenger, validate
@@ -140,7 +140,7 @@ def test_young_validation_cases_favour_nobody_who_says_too_little():
 
     def judged(shift: float) -> float:
         margin = 1.2 * rows["signal"].to_numpy() * -1 + (rows["kind"] == "c").to_numpy() - 1.5 + shift
-        return partial_log_loss(sigmoid(margin), positive, due)
+        return log_losses_so_far(sigmoid(margin), positive, due).mean()
 
     assert judged(0) < min(judged(-0.5), judged(0.5))
 

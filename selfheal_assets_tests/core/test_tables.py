@@ -188,7 +188,8 @@ def test_a_row_that_is_there_twice_is_refused(name):
         ("findings", {"status": "GOOD"}, "'GOOD' must be one of PASS"),
         ("health_report", {"estimated_auc": 1.2}, "1.2 must be at most 1"),
         ("shadow_models", {"reason": None}, "reason"),
-        ("shadow_evaluation", {"champion_value": 1.5}, "1.5 must be at most 1"),
+        ("shadow_evaluation", {"champion_value": 1.5}, "1.5 must be in 0..1 for this metric"),
+        ("shadow_evaluation", {"metric": "log_loss", "champion_value": -0.1}, "-0.1 must be at least 0"),
     ],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_named(name, change, says):

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.decision import Action, Decision, chain_hash
-from selfheal_assets.core.gates import Verdict
+from selfheal_assets.core.gate_evidence import Verdict
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.decision_ledger import broken_links, history, last_promotion, latest, record
 from selfheal_assets_tests.stores.conftest import lines_until_killed, process

@@ -226,4 +226,4 @@ def _losses(
     reference = profile.reference
     held_out = loss_sums(np.square(reference["probability"].to_numpy() - reference["label"].to_numpy()))
     seen = [LossSums(*row) for row in books.select("rows", "total", "squares").iter_rows()]
-    return bet_on(held_out, seen, half), books["seen_in"].to_list()
+    return bet_on(held_out, seen, half, counts=False), books["seen_in"].to_list()

@@ -39,7 +39,7 @@ policy:
   drift_figures: {{min_segment_rows: 100}}
   harm: {{min_rows: 150}}
   soundness: {{min_rows: 100}}
-  estimation: {{min_effective_rows: 30, ratios: [{{classifier: logistic}}]}}
+  estimation: {{min_rows: 100, min_effective_rows: 30, ratios: [{{classifier: logistic}}]}}
 training:
   {{recent_months: 1, evaluation_months: 3, validation_months: 3, rounds: 20, max_depth: 3}}
 """

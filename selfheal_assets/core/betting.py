@@ -12,7 +12,7 @@ by betting, 2021; Fan, Grama and Liu, Exponential inequalities for martingales w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -118,16 +118,17 @@ def log_wealth_sums(
     return share * away + squared * (np.log1p(-share) + share)
 
 
-def upper_mean(reference: LossSums, alpha: float) -> float:
+def upper_mean(reference: LossSums, alpha: float, counts: bool = True) -> float:
     """Upper confidence bound of a mean loss, in (0, 1]: too low with probability at most ``alpha``.
 
     Clopper and Pearson's for 0–1 losses; else the empirical Bernstein bound (Maurer and Pontil, Empirical
-    Bernstein bounds and sample variance penalization, 2009, theorem 4). 1 where there are too few rows to tell.
+    Bernstein bounds and sample variance penalization, 2009, theorem 4), as without ``counts``. 1 where there are too
+    few rows to tell.
     """
     rows = reference.rows
     if rows < 2:
         return 1.0
-    if reference.binary:
+    if counts and reference.binary:
         errors = round(reference.total)
         return 1.0 if errors == rows else float(beta.ppf(1 - alpha, errors + 1, rows - errors))
     variance, doubt = reference.variance * rows / (rows - 1), np.log(2 / alpha)
@@ -154,11 +155,17 @@ class LossBet:
         reference: losses of the same kind on the reference period, held out from training.
         seen: one per chunk; a chunk without labels has no rows.
         policy: budget, its split, horizon and the harm that is suspected.
+        counts: whether losses are 0–1 by their kind; squared errors are not, though a reference's may all be 0 or 1.
     """
 
     reference: LossSums
     policy: HarmAlarms
     seen: tuple[LossSums, ...] = ()
+    counts: bool = True
+
+    @property
+    def _counted(self) -> bool:
+        return self.counts and self.reference.binary
 
     def observe(self, chunk: LossSums) -> "LossBet":
         """The books after one more chunk.
@@ -166,9 +173,9 @@ class LossBet:
         Raises:
             ValueError: the chunk's losses are no 0–1 losses, and the reference's are.
         """
-        if self.reference.binary and not chunk.binary:
+        if self._counted and not chunk.binary:
             raise ValueError("the reference holds 0–1 losses, this chunk does not: they cannot be compared")
-        return LossBet(self.reference, self.policy, (*self.seen, chunk))
+        return replace(self, seen=(*self.seen, chunk))
 
     @cached_property
     def _since(self) -> np.ndarray:
@@ -181,13 +188,15 @@ class LossBet:
         """(chunks,) log of the wealth of the money staked at each chunk, as a part of a year's money of 1."""
         rows, totals, squares = self._since.T
         ratios = self.policy.harm_ratios
-        if self.reference.binary:
+        if self._counted:
             grown = [log_wealth_counts(totals, rows, self.reference, r) for r in ratios]
         else:
-            mean = upper_mean(self.reference, self.policy.realized_alpha * self.policy.reference_share)
-            bets = [bet_size(self.reference, mean, r) for r in ratios]
+            alpha = self.policy.realized_alpha * self.policy.reference_share
+            mean = upper_mean(self.reference, alpha, counts=False)
+            # The bound loses money on losses far beyond a large bet's ratio: the last bet is on the worst there is.
+            bets = [bet_size(self.reference, mean, r) for r in (*ratios, np.inf)]
             grown = [log_wealth_sums(totals, squares, rows, mean, b) for b in bets]
-        mixed = logsumexp(np.array(grown), axis=0) - np.log(len(ratios))
+        mixed = logsumexp(np.array(grown), axis=0) - np.log(len(grown))
         return start_weights(len(self.seen), self.policy) + mixed
 
     @property
@@ -201,7 +210,7 @@ class LossBet:
 
         alpha is the budget of a year; where the losses are no counts, less the part spent on the reference.
         """
-        kept = 1.0 if self.reference.binary else 1 - self.policy.reference_share
+        kept = 1.0 if self._counted else 1 - self.policy.reference_share
         return log_limit(self.policy.realized_alpha * kept)
 
     @property
@@ -238,9 +247,11 @@ def start_weights(chunks: int, policy: HarmAlarms) -> np.ndarray:
     return np.log(np.where(at == 0, policy.first_share, (1 - policy.first_share) / (horizon - 1)))
 
 
-def bet_on(reference: LossSums, chunks: Sequence[LossSums], policy: HarmAlarms) -> LossBet:
+def bet_on(
+    reference: LossSums, chunks: Sequence[LossSums], policy: HarmAlarms, counts: bool = True
+) -> LossBet:
     """The books after all these chunks, in their order: what observing them one by one gives."""
-    return reduce(LossBet.observe, chunks, LossBet(reference, policy))
+    return reduce(LossBet.observe, chunks, LossBet(reference, policy, counts=counts))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,8 @@ def describe_change(cells: Cells, before: np.ndarray, since: np.ndarray, confide
 
 def mass_moved(before: np.ndarray, since: np.ndarray) -> float:
     """Total variation of two samples of counts, 0..1: the share of rows that would have to change cells."""
-    return float(np.abs(since / since.sum() - before / before.sum()).sum() / 2)
+    moved = float(np.abs(since / since.sum() - before / before.sum()).sum() / 2)
+    return min(moved, 1.0)  # of samples with nothing in common, rounding may make a little more
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,16 @@ class ColumnDrift:
 
     @cached_property
     def psi_cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both sides by cells that cover everything: tenths of the reference, or categories with the new as one."""
+        """Both sides by the cells that hold a row: tenths of the reference, or categories with the new as one.
+
+        A segment lacks many of the reference's categories; counted as cells, they would raise PSI's cut-off.
+        """
+        reference, chunk = self._covering_cells
+        held = reference + chunk > 0
+        return reference[held], chunk[held]
+
+    @property
+    def _covering_cells(self) -> tuple[np.ndarray, np.ndarray]:
         if not self.column.numeric:
             reference, chunk, elsewhere = self.coarse
             more = [0.0] if elsewhere else []
@@ -162,7 +171,9 @@ class ColumnDrift:
     def psi(self) -> float:
         """Over tenths of the reference, or categories."""
         if len(self.psi_cells[0]) < 2:
-            raise UndefinedMetric("nearly the whole reference is one value: PSI needs two cells")
+            raise UndefinedMetric(
+                "all values of the reference and of the chunk lie in one cell: PSI needs two"
+            )
         return distances.population_stability_index(*self.psi_cells)
 
     def _fine(self) -> tuple[np.ndarray, np.ndarray, float, float]:

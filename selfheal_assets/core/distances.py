@@ -2,8 +2,9 @@
 
 Each takes what was counted in the same cells in the reference and in a chunk, and gives the figure that NannyML
 0.13.1 gives from the rows themselves (PSI, which it lacks, aside). The order of the operations is kept as well, so
-that even a distance near zero, which is the root of a rounding error, agrees. Counting is ``stores.pushdown``'s
-work, and judging ``core.drift_alarms``'s.
+that even a distance near zero, which is the root of a rounding error, agrees. Only what rounding carries out of 0..1
+is brought back: NannyML answers NaN there, or a little more than 1. Counting is ``stores.pushdown``'s work, and
+judging ``core.drift_alarms``'s.
 """
 
 import numpy as np
@@ -26,6 +27,11 @@ def _shares(reference: Array, observed: Array, elsewhere: float) -> tuple[Array,
     return (np.append(p, 0.0), np.append(q, left)) if left > 0 else (p, q)
 
 
+def _within_one(distance: float) -> float:
+    """A distance from 0 to 1 that rounding has carried beyond its ends: of equal shares the root may be of −1e-17."""
+    return 0.0 if np.isnan(distance) else min(float(distance), 1.0)
+
+
 def jensen_shannon(reference: Array, observed: Array, elsewhere: float = 0) -> float:
     """Jensen–Shannon distance, the root of the divergence to base 2: 0 (equal) to 1 (nothing in common).
 
@@ -34,20 +40,22 @@ def jensen_shannon(reference: Array, observed: Array, elsewhere: float = 0) -> f
         observed: the chunk's rows in the same cells.
         elsewhere: the chunk's rows in none of them: out of the reference's range, or unseen categories.
     """
-    return float(jensenshannon(*_shares(reference, observed, elsewhere), base=2))
+    shares = _shares(reference, observed, elsewhere)
+    with np.errstate(invalid="ignore"):
+        return _within_one(jensenshannon(*shares, base=2))
 
 
 def hellinger(reference: Array, observed: Array, elsewhere: float = 0) -> float:
     """Hellinger distance, ‖√p − √q‖₂ / √2: 0 to 1. Arguments as for :func:`jensen_shannon`."""
     p, q = _shares(reference, observed, elsewhere)
-    return float(np.sqrt(np.sum((np.sqrt(p) - np.sqrt(q)) ** 2)) / np.sqrt(2))
+    return _within_one(np.sqrt(np.sum((np.sqrt(p) - np.sqrt(q)) ** 2)) / np.sqrt(2))
 
 
 def l_infinity(reference: Array, observed: Array) -> float:
     """Largest difference of a category's share. ``reference`` is 0 where a category is new."""
     if not reference.sum() or not observed.sum():
         raise UndefinedMetric("no values to compare")
-    return float(np.max(np.abs(reference / reference.sum() - observed / observed.sum())))
+    return _within_one(np.max(np.abs(reference / reference.sum() - observed / observed.sum())))
 
 
 def chi_square(reference: Array, observed: Array) -> tuple[float, float]:
@@ -81,7 +89,7 @@ def kolmogorov_smirnov(reference: Array, observed: Array, below: float = 0, abov
     if not reference.sum() or not total:
         raise UndefinedMetric("no values to compare")
     cumulative = np.cumsum(reference / reference.sum())
-    return float(np.max(np.abs(cumulative - (below / total + np.cumsum(observed / total)))))
+    return _within_one(np.max(np.abs(cumulative - (below / total + np.cumsum(observed / total)))))
 
 
 def wasserstein(
@@ -116,7 +124,7 @@ def kolmogorov_smirnov_of_values(values: Array, reference: Array, observed: Arra
     if not reference.sum() or not observed.sum():
         raise UndefinedMetric("no values to compare")
     gaps = np.cumsum(reference) / reference.sum() - np.cumsum(observed) / observed.sum()
-    return float(np.max(np.abs(gaps))) if len(values) else 0.0
+    return _within_one(np.max(np.abs(gaps))) if len(values) else 0.0
 
 
 def wasserstein_of_values(values: Array, reference: Array, observed: Array) -> float:

@@ -94,11 +94,11 @@ def estimate_chunk(
     note = left_out if not finite.all() else None
     rows = len(scored.inputs)
     if missing := _missing(reference, rows, policy):
-        return _insufficient(rows, _said(missing, note))
+        return insufficient(rows, _said(missing, note))
     try:
         plain = plain or plain_map(reference.inputs.score, reference.label)
     except CannotCalibrate as error:
-        return _insufficient(rows, str(error))
+        return insufficient(rows, str(error))
     sample, inputs = _sampled(reference, scored.inputs, policy, seed)
     cover = coverage(sample, inputs, policy, seed)
     weighted = fit_isotonic(sample.inputs.score, sample.label, cover.weight)
@@ -176,7 +176,7 @@ def _table(
         doubts = _doubts(plain["value"], weighted["value"], error, cover, policy)
         told = {"trusted": not doubts, "status": Status.passed.value, "reason": _said(*doubts, note)}
         rows.append(
-            known | told | {"value": value} | _interval(value, plain["unit"], error, past[chosen], policy)
+            known | told | {"value": value} | interval(value, plain["unit"], error, past[chosen], policy)
         )
     return pl.DataFrame(rows, schema=ESTIMATE_SCHEMA)
 
@@ -185,7 +185,7 @@ def _said(*reasons: str | None) -> str | None:
     return "; ".join(r for r in reasons if r) or None
 
 
-def _interval(
+def interval(
     value: float, unit: str, error: float | None, own_error: float | None, policy: Estimation
 ) -> dict[str, float | None]:
     """Both errors hold chance and, in the backtest's, the estimator's bias; the larger rules.
@@ -223,7 +223,7 @@ def _doubts(
     return doubts
 
 
-def _insufficient(rows: int, reason: str | None) -> pl.DataFrame:
+def insufficient(rows: int, reason: str | None) -> pl.DataFrame:
     """The table of a chunk that cannot be estimated."""
     empty = groups_of_rows(np.empty(0), np.empty(0), np.empty(0, dtype=bool))
     metrics = expected_metrics(empty).select("metric", "unit")

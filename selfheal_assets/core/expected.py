@@ -141,9 +141,8 @@ def expected_average_precision(groups: ScoreGroups) -> float:
 def expected_brier(groups: ScoreGroups) -> float:
     """Mean of p·(1 − s)² + (1 − p)·s², for raw score s and calibrated p: p − 2ps + s²."""
     p = groups.probability
-    return float(
-        (p @ groups.rows - 2 * (p @ groups.score_sum) + groups.score_square_sum.sum()) / groups.total
-    )
+    squares = p @ groups.rows - 2 * (p @ groups.score_sum) + groups.score_square_sum.sum()
+    return max(float(squares / groups.total), 0.0)  # where s is p and certain, rounding leaves −1e-16
 
 
 def expected_log_loss(groups: ScoreGroups) -> float:
@@ -161,14 +160,15 @@ def expected_calibration_error(groups: ScoreGroups) -> float:
 
     ECE cuts the rows, in score order, into ten bins of equal size and averages |mean score − share of positives|.
     Chance moves each bin's share, so even a perfect score has an ECE above 0; the expected value is that of a folded
-    normal with mean Σ(p − s) and variance Σp(1 − p). A group that a bin's edge cuts is divided in proportion.
+    normal with mean Σ(p − s) and variance Σp(1 − p). A group that a bin's edge cuts is divided in proportion. Of
+    fewer than ten rows each is a bin.
 
     Source of the bins: NannyML 0.13.1, ``calibration._calculate_expected_calibration_error``.
     """
     p, rows = groups.probability, groups.rows
     cumulated = np.cumsum(np.column_stack([rows, p * rows - groups.score_sum, p * (1 - p) * rows]), axis=0)
     at, gap, variance = np.vstack([np.zeros(3), cumulated]).T
-    edges = np.linspace(0, at[-1], CALIBRATION_BINS + 1)
+    edges = np.linspace(0, at[-1], int(min(CALIBRATION_BINS, max(at[-1], 1))) + 1)
     mean = np.diff(np.interp(edges, at, gap))
     spread = np.sqrt(np.maximum(np.diff(np.interp(edges, at, variance)), 0))
     return float(folded_normal_mean(mean, spread).sum() / groups.total)

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+from scipy.stats import norm
 
 from selfheal_assets.core import betting, metrics
 from selfheal_assets.core.betting import LossBet
@@ -126,11 +127,17 @@ def _realized(bet: LossBet, loss: str) -> tuple[Status, str]:
 
 
 def ranking_finding(
-    label: np.ndarray, probability: np.ndarray, reference_auc: float, max_drop: float, alpha: float
+    label: np.ndarray,
+    probability: np.ndarray,
+    reference_auc: float,
+    max_drop: float,
+    alpha: float,
+    reference_error: float = 0.0,
 ) -> Finding:
     """``realized_performance_holds`` by ranking: is the ROC AUC of a matured cohort no further below the reference's?
 
-    DeLong's one-sided upper bound. Each cohort is tested once, at the share of a year's budget that falls to it
+    A one-sided upper bound by DeLong's standard errors of cohort and reference: a reference that was lucky must not
+    alarm for the rest of its life. Each cohort is tested once, at the share of a year's budget that falls to it
     (Bonferroni over the year's looks).
 
     Args:
@@ -139,18 +146,22 @@ def ranking_finding(
         reference_auc: ROC AUC on its reference.
         max_drop: how far below is no harm yet.
         alpha: chance of a false alarm in this one look.
+        reference_error: standard error of ``reference_auc``; 0 where it is known.
     """
     check, limit = "realized_performance_holds", reference_auc - max_drop
     try:
-        found = metrics.roc_auc_interval(label, probability, 1 - 2 * alpha)
-    except metrics.UndefinedMetric as error:
-        return unknown(check, str(error))
+        value = metrics.roc_auc(label, probability)
+        error = float(np.hypot(metrics.roc_auc_error(label, probability), reference_error))
+    except metrics.UndefinedMetric as undefined:
+        return unknown(check, str(undefined))
+    upper = min(1.0, value + float(norm.isf(alpha)) * error)
+    known = f" (standard error {reference_error:.3f})" if reference_error else ""
     reason = (
-        f"realized ROC AUC {found.value:.3f} on {len(label)} matured cases, at most {found.upper:.3f} "
-        f"but for a chance of {alpha:.2g}; reference {reference_auc:.3f}, limit {limit:.3f}"
+        f"realized ROC AUC {value:.3f} on {len(label)} matured cases, at most {upper:.3f} "
+        f"but for a chance of {alpha:.2g}; reference {reference_auc:.3f}{known}, limit {limit:.3f}"
     )
-    status = Status.failed if found.upper < limit else Status.passed
-    return Finding(check, status, reason, found.value, limit)
+    status = Status.failed if upper < limit else Status.passed
+    return Finding(check, status, reason, value, limit)
 
 
 def joint_finding(parts: Sequence[Finding]) -> Finding:

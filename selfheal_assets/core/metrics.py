@@ -70,6 +70,12 @@ def roc_auc_interval(label: Array, probability: Array, confidence: float = 0.95)
     )
 
 
+def roc_auc_error(label: Array, probability: Array) -> float:
+    """DeLong's standard error of the ROC AUC; 0 where the classes do not overlap."""
+    found = roc_auc_difference(label, np.zeros(len(label)), probability)
+    return (found.upper - found.lower) / 2 / float(norm.ppf(0.975))
+
+
 def roc_auc_difference(
     label: Array, champion: Array, challenger: Array, confidence: float = 0.95
 ) -> Interval:

@@ -21,6 +21,9 @@ from selfheal_assets.core.maturity import TimingCurve
 HIGHEST_PROBABILITY = 1 - 1e-6
 """A probability of 1 has an infinite hazard; this one expects a positive as surely as counts can tell."""
 
+LEAST_RATE = 1e-9
+"""Of positives known at an age: below it, no number of cases is worth naming."""
+
 CASE_COLUMNS = ("cohort", "age_days", "probability", "positive_age_days")
 COUNT_SCHEMA = {
     "cohort": pl.Datetime("us"),
@@ -248,6 +251,6 @@ def too_few(expected: float, observed: float, rows: int, wanted: int) -> str:
     """Why the counts cannot tell, with the rows that would."""
     said = f"{expected:.1f} positives expected and {observed:.0f} observed so far among {rows} cases"
     rate = max(expected, observed) / rows if rows else 0.0
-    if rate == 0:
+    if rate < LEAST_RATE:
         return f"{said}: none is expected to be known at this age; min_positives asks for {wanted}"
     return f"{said}; min_positives asks for {wanted}: about {int(np.ceil(wanted / rate))} cases of this age"

@@ -94,7 +94,7 @@ def plan_training(
     training: Training,
     champion: Bundle | None,
     first_reference: Period,
-    partial: bool = False,
+    gates_from: datetime | None = None,
 ) -> TrainingPlan:
     """Windows of a retraining at ``as_of``: the newest matured cases are the reference, what lies before is learned.
 
@@ -107,7 +107,8 @@ def plan_training(
         training: lengths of the windows.
         champion: the production model, or ``None`` before there is one.
         first_reference: the use case's.
-        partial: whether labels so far are evidence (``gates.evidence: partial``).
+        gates_from: where labels so far are evidence (``gates.evidence: partial``), from when on the newest cases are
+            the gates' (``stores.cases.gates_from``).
 
     Raises:
         NotEnoughData: what the windows need is not mature yet; says from when on.
@@ -122,7 +123,7 @@ def plan_training(
             )
     else:
         start, end = add_months(matured_until, -training.evaluation_months), matured_until
-        if not partial:
+        if gates_from is None:
             start = max(start, champion.trained_until)
         if start >= end:
             raise NotEnoughData(
@@ -130,6 +131,6 @@ def plan_training(
                 f"{champion.trained_until:%Y-%m-%d}, and at {as_of:%Y-%m-%d} only cases before "
                 f"{matured_until:%Y-%m-%d} are mature"
             )
-    immature_until = max(add_months(as_of, -training.gate_months), end) if partial else None
+    immature_until = max(gates_from, end) if gates_from else None
     validate_from = add_months(immature_until or start, -training.validation_months)
     return TrainingPlan(as_of, validate_from, start, end, immature_until)

@@ -210,8 +210,9 @@ class Training(Spec):
     ``family`` names the members that are tried at each retraining: matured cases since the beginning
     (``full_history``) or of the last ``recent_months`` (``recent_window``); immature cohorts too, by ``hazard``
     (``maturity_aware``); the champion's booster with a new calibrator and threshold (``recalibrated``).
-    ``gate_months``: where labels so far are evidence, that many of the newest months are the gates' and learned by
-    nobody. ``parallel_fits`` bounds how many models are fitted side by side, each with one thread and a copy of its
+    ``gate_months``: where labels so far are evidence, that many of the newest months are the gates' and learned
+    by nobody; more, back to the newest matured cases, where fewer than ``gate_positives`` are positive so far in
+    them. ``parallel_fits`` bounds how many models are fitted side by side, each with one thread and a copy of its
     rows.
     """
 
@@ -222,6 +223,7 @@ class Training(Spec):
     evaluation_months: Months = 12
     validation_months: Months = 6
     gate_months: Months = 12
+    gate_positives: Annotated[int, Field(ge=0)] = 100
     hazard: Hazard = Hazard()
     folds: Annotated[int, Field(ge=2, le=50)] = 3
     min_positives: Annotated[int, Field(ge=5)] = 30

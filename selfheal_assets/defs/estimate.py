@@ -6,11 +6,13 @@ import polars as pl
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.calibration import IsotonicMap
 from selfheal_assets.core.chunk_statistics import ALL
-from selfheal_assets.core.estimation import ESTIMATE_SCHEMA, ChunkRows, estimate_chunk
+from selfheal_assets.core.estimation import ChunkRows, estimate_chunk
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.reference_rows import CBPE
 from selfheal_assets.core.score_groups import ScoreGroups, groups_of_rows
-from selfheal_assets.core.score_table import expected_performance, score_groups
+from selfheal_assets.core.score_table import score_groups
+from selfheal_assets.core.segment_estimates import SEGMENT_SCHEMA as SCHEMA
+from selfheal_assets.core.segment_estimates import segment_estimates
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save, served
@@ -19,7 +21,6 @@ from selfheal_assets.nannyml_bridge import ESTIMATED_METRICS
 from selfheal_assets.stores.champion_counts import counted
 
 CHECK = "estimated_performance_holds"
-SCHEMA = {"segment": pl.String} | ESTIMATE_SCHEMA
 _UNIT = "0..1"
 
 
@@ -71,14 +72,8 @@ def _estimates(stores: Stores, chunk: Chunk, profile: ChampionProfile, rows: pl.
         plain=cells.calibration,
         regroup=lambda m: score_groups(cells, statistics) if m == cells.calibration else _grouped(m, rows),
     )
-    parts = expected_performance(cells, statistics, policy.costs).filter(pl.col("segment") != ALL)
-    known = pl.col("value").is_not_null()
-    parts = parts.with_columns(
-        estimator=pl.lit(CBPE),
-        value_cbpe=pl.col("value"),
-        status=pl.when(known).then(pl.lit(Status.passed.value)).otherwise(pl.lit(Status.insufficient.value)),
-    )
-    return pl.concat([shaped(whole.with_columns(segment=pl.lit(ALL)), SCHEMA), shaped(parts, SCHEMA)])
+    parts = segment_estimates(cells, statistics, policy.estimation, policy.costs, stores.case.training.seed)
+    return pl.concat([shaped(whole.with_columns(segment=pl.lit(ALL)), SCHEMA), parts])
 
 
 def _grouped(calibration: IsotonicMap, rows: pl.DataFrame) -> ScoreGroups:

@@ -10,7 +10,7 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core import harm, maturity, monitoring, realized
+from selfheal_assets.core import harm, maturity, metrics, monitoring, realized
 from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
 from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.core.partial_counts import (
@@ -197,7 +197,11 @@ def _realized_finding(
             f"alarms.min_positives ask for {alarms.min_rows} and {alarms.min_positives}",
         )
     else:
-        ranking = harm.ranking_finding(label, probability, profile.reference_auc, alarms.max_auc_drop, alpha)
+        held_out = profile.reference["label"].to_numpy(), profile.reference["probability"].to_numpy()
+        error = metrics.roc_auc_error(*held_out)
+        ranking = harm.ranking_finding(
+            label, probability, profile.reference_auc, alarms.max_auc_drop, alpha, error
+        )
     losses = harm.realized_harm_finding(bet, _LOSS)
     if ranking.status is Status.insufficient and losses.status is Status.passed:
         return ranking
@@ -222,4 +226,4 @@ def _losses(
     reference = profile.reference
     held_out = loss_sums(np.square(reference["probability"].to_numpy() - reference["label"].to_numpy()))
     seen = [LossSums(*row) for row in books.select("rows", "total", "squares").iter_rows()]
-    return bet_on(held_out, seen, half), books["seen_in"].to_list()
+    return bet_on(held_out, seen, half, counts=False), books["seen_in"].to_list()

@@ -12,8 +12,7 @@ from selfheal_assets.core import evaluation, metrics, partial_comparison
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.credit import swap_counts
 from selfheal_assets.core.family import Material
-from selfheal_assets.core.periods import add_months
-from selfheal_assets.core.plan import TrainingPlan, plan_training
+from selfheal_assets.core.plan import TrainingPlan, plan_of, plan_training
 from selfheal_assets.core.selection import Choice, choose_challenger
 from selfheal_assets.defs.resources import (
     Context,
@@ -35,7 +34,8 @@ def _plan(stores: Stores, as_of: datetime) -> tuple[TrainingPlan, Bundle | None]
     found, case = stores.registry.load_champion(), stores.case
     champion = found[1] if found else None
     partial = case.policy.gates.evidence == "partial"
-    return plan_training(as_of, case.label, case.training, champion, case.reference, partial), champion
+    newest = cases.gates_from(stores.warehouse, case, as_of) if partial else None
+    return plan_training(as_of, case.label, case.training, champion, case.reference, newest), champion
 
 
 def _material(stores: Stores, as_of: datetime) -> Material:
@@ -155,7 +155,7 @@ def gate_cases(stores: Stores, champion: Bundle | None, challenger: Bundle) -> p
     window, case = challenger.reference, stores.case
     if champion is None or case.policy.gates.evidence == "matured":
         return cases.matured_cases(stores.warehouse, case, window.as_of, window.start, window.end)
-    newest = add_months(window.as_of, -case.training.gate_months)
+    newest = plan_of(challenger).immature_until or window.end
     start = max(newest, champion.trained_until, challenger.trained_until)
     return cases.cases_so_far(stores.warehouse, case, window.as_of, start)
 

@@ -8,6 +8,7 @@ import polars as pl
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import ReferenceWindow
 from selfheal_assets.core.maturity import TimingCurve, fit_timing_curve
+from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
 from selfheal_assets.stores.tables import feature_list
 from selfheal_assets.stores.warehouse import Warehouse, one, replace_rows
@@ -35,6 +36,24 @@ def matured_cases(
             order by event_time, entity_id""",
         [as_of, start, end, as_of],
     )
+
+
+def gates_from(warehouse: Warehouse, case: UseCase, as_of: datetime) -> datetime:
+    """From when on the newest cases are the gates', where these judge by labels so far.
+
+    ``training.gate_months`` before ``as_of``; earlier, down to the first month, where fewer than
+    ``training.gate_positives`` are known to be positive since then.
+    """
+    newest, wanted = add_months(as_of, -case.training.gate_months), case.training.gate_positives
+    if not wanted:
+        return newest
+    known = warehouse.query(
+        """select event_time from labelled_cases(cast(? as timestamp)) where label = 1
+           order by event_time desc limit 1 offset ?""",
+        [as_of, wanted - 1],
+    )
+    reached = known["event_time"][0] if known.height else datetime.min
+    return min(newest, reached.replace(hour=0, minute=0, second=0, microsecond=0))
 
 
 def cases_so_far(warehouse: Warehouse, case: UseCase, as_of: datetime, start: datetime) -> pl.DataFrame:

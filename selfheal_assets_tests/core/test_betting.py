@@ -209,8 +209,9 @@ def test_a_stake_on_losses_is_against_the_bound_that_its_part_of_the_budget_buys
     )
     reference, chunk = loss_sums(losses[:2000]), loss_sums(losses[2000:])
     mean = upper_mean(reference, 0.04 * 0.5 * 0.3)
-    sums = (np.array([float(x)]) for x in (chunk.total, chunk.squares, chunk.rows))
-    by_hand = log_wealth_sums(*sums, mean, bet_size(reference, mean, 1.4))[0]
+    sums = [np.array([float(x)]) for x in (chunk.total, chunk.squares, chunk.rows)]
+    grown = [log_wealth_sums(*sums, mean, bet_size(reference, mean, r))[0] for r in (1.4, np.inf)]
+    by_hand = np.logaddexp(*grown) - math.log(2)
     assert bet_on(reference, [chunk], policy).log_e == pytest.approx(by_hand)
 
 
@@ -333,3 +334,23 @@ def test_any_losses_give_a_number(reference, chunks):
     bet = bet_on(known, [loss_sums(np.array(c)) for c in chunks], REALIZED_ONLY)
     assert not np.isnan(bet.log_stakes).any()
     assert bet.log_e < math.inf
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-6])
+def test_squared_errors_of_a_champion_that_was_perfect_are_still_judged(error):
+    """They look like 0–1 losses: the first chunk with other ones must not stop the check that would find the harm."""
+    reference = loss_sums(np.full(5_000, error**2))
+    calm = bet_on(reference, [loss_sums(np.full(300, error**2))], HarmAlarms(), counts=False)
+    lost = calm.observe(loss_sums(np.full(300, 0.2)))
+    assert np.isfinite(calm.log_e) and not calm.harmful
+    assert lost.harmful
+    if reference.binary:
+        with pytest.raises(ValueError, match="0–1 losses"):
+            bet_on(reference, lost.seen, HarmAlarms())
+
+
+def test_a_collapse_is_found_as_surely_as_a_small_harm():
+    """Ten times the loss of a good champion: bets made for 1.3 and 1.7 times alone lost money on it."""
+    rng = np.random.default_rng(2)
+    reference = loss_sums(rng.beta(2, 98, 5_000))
+    assert bet_on(reference, [loss_sums(rng.beta(4, 16, 300))], REALIZED_ONLY).harmful

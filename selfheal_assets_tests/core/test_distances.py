@@ -32,6 +32,25 @@ def test_rows_elsewhere_are_one_more_cell():
         assert distance(REFERENCE, CHUNK, 25) > distance(REFERENCE, CHUNK)
 
 
+@pytest.mark.parametrize("times", [1, 71])
+def test_jensen_shannon_of_equal_shares_is_no_nan(times):
+    """Rounding makes the divergence of some equal shares a little less than 0."""
+    for counts in ([1.0, 2, 1, 1, 1], [2.0, 2, 2, 1, 2, 1, 0, 2], [0.0, 1, 1, 2, 1, 1]):
+        assert 0 <= distances.jensen_shannon(np.array(counts), times * np.array(counts)) < 1e-7
+
+
+def test_rounding_carries_no_distance_beyond_one():
+    """A chunk wholly outside the reference's range is the most a distance can tell; a table takes no more than 1."""
+    rng, nothing = np.random.default_rng(3), np.zeros(20)
+    for _ in range(500):
+        reference = rng.integers(1, 1_000_000, 20).astype(float)
+        apart = np.concatenate([reference, nothing]), np.concatenate([nothing, reference[::-1]])
+        assert distances.kolmogorov_smirnov(reference, nothing, below=7) <= 1
+        assert distances.kolmogorov_smirnov(reference, nothing, above=7) <= 1
+        assert distances.kolmogorov_smirnov_of_values(np.arange(40), *apart) <= 1
+        assert max(distances.hellinger(*apart), distances.jensen_shannon(*apart)) <= 1
+
+
 def test_nothing_in_common_is_one():
     apart = np.array([5.0, 0]), np.array([0.0, 7])
     assert distances.jensen_shannon(*apart) == pytest.approx(1)

@@ -145,6 +145,21 @@ def test_calibration_error_expects_what_drawn_labels_show():
     assert estimated == pytest.approx(np.mean(gaps), rel=0.01)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5, 11])
+def test_few_rows_and_certain_scores_stay_within_a_tables_range(rows):
+    """Bins of a tenth of a row gave a calibration error of 1.26; rounding a Brier score of −1e-16."""
+    rng = np.random.default_rng(rows)
+    for _ in range(50):
+        score = rng.random(rows)
+        coin = groups_of_rows(score, np.full(rows, 0.5), score > 0.5)
+        assert expected_calibration_error(coin) <= 1
+        sure = 1 - score * 1e-9
+        assert expected_brier(groups_of_rows(sure, np.ones(rows), sure > 0.5)) >= 0
+    # One row is one bin: |y − s| by a folded normal, of a coin and a score of ½ √(2/π)/2.
+    even = groups_of_rows(np.array([0.5]), np.array([0.5]), np.array([True]))
+    assert expected_calibration_error(even) == pytest.approx(0.5 * np.sqrt(2 / np.pi))
+
+
 def test_a_calibrated_score_has_a_calibration_error_by_chance_alone():
     p = np.linspace(0.05, 0.95, 1000)
     groups = groups_of_rows(p, p, p > 0.5)

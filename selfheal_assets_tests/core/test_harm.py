@@ -18,6 +18,7 @@ from selfheal_assets.core.harm import (
     realized_harm_finding,
     realized_row,
 )
+from selfheal_assets.core.metrics import roc_auc, roc_auc_error
 from selfheal_assets.core.monitoring import Finding, Status, unknown
 from selfheal_assets.core.partial_labels import partial_alarm
 from selfheal_assets_tests.core.test_partial_labels import counts_of
@@ -115,6 +116,24 @@ def test_a_ranking_at_the_limit_fails_as_seldom_as_the_level_says():
     share = failures(0.70, alpha, trials) / trials
     assert alpha - 4 * error < share < alpha + 4 * error
     assert failures(0.75, alpha, 300) / 300 < alpha / 2
+
+
+def test_a_small_references_luck_is_no_harm():
+    """The unchanged champion's AUC is 0.70 throughout; references of 250 rows scatter by 0.035 around it."""
+    alpha, trials = 0.001, 250
+    cohorts = [ranked(10_000 + s, 0.70, rows=5_000) for s in range(5)]
+
+    def fails(seed: int, known: float) -> bool:
+        reference = ranked(seed, 0.70, rows=250)
+        auc, error = roc_auc(*reference), roc_auc_error(*reference)
+        found = ranking_finding(*cohorts[seed % 5], auc, 0.05, alpha, known * error)
+        return found.status is Status.failed
+
+    assert sum(fails(s, known=0) for s in range(trials)) > 2, "taken for known, luck looks like harm"
+    assert sum(fails(s, known=1) for s in range(trials)) <= 2
+    lost = ranking_finding(*ranked(1, 0.5, rows=5_000), 0.70, 0.05, alpha, 0.035)
+    assert "reference 0.700 (standard error 0.035), limit 0.650" in lost.reason
+    assert lost.status is Status.failed
 
 
 def test_a_lost_ranking_is_found():

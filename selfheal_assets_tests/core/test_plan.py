@@ -67,7 +67,7 @@ PARTIAL = plan_training(
     Training(evaluation_months=3, validation_months=2, gate_months=4),
     untrained(datetime(2021, 12, 1)),
     REFERENCE,
-    partial=True,
+    gates_from=datetime(2022, 9, 1),
 )
 DAILY = pl.DataFrame({"event_time": [datetime(2021, 1, 1) + timedelta(days=n) for n in range(730)]})
 

@@ -25,7 +25,8 @@ def trained(tmp_path_factory) -> tuple[Stores, dg.ExecuteInProcessResult]:
     folder = tmp_path_factory.mktemp("family")
     use_case = toy.make(folder)
     text = use_case.read_text().replace("primary_metric:", "evidence: partial, primary_metric:")
-    family = f"family: [{', '.join(FAMILY)}], gate_months: 3, min_positives: 20, hazard: {{bands: 6}}"
+    family = f"family: [{', '.join(FAMILY)}], gate_months: 3, gate_positives: 0, "
+    family += "min_positives: 20, hazard: {bands: 6}"
     use_case.write_text(text.replace("{recent_months: 1, ", f"{{{family}, recent_months: 1, ") + "\n")
     settings = Settings(
         use_case=str(use_case),

@@ -10,6 +10,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.promote import gather
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
@@ -50,7 +51,9 @@ def stores(tmp_path_factory) -> Iterator[Stores]:
     text = use_case.read_text().replace(
         "gates: {", "gates: {evidence: partial, min_segment_rows: 100, min_segment_positives: 10, "
     )
-    use_case.write_text(text.replace("evaluation_months: 3,", "evaluation_months: 3, gate_months: 4,"))
+    use_case.write_text(
+        text.replace("evaluation_months: 3,", "evaluation_months: 3, gate_months: 4, gate_positives: 0,")
+    )
     stores = Stores(settings)
     materialize(stores, toy.GO_LIVE, "reference_data", *RETRAIN)
     traffic = split_at_go_live(read_cases(stores.case, settings), toy.GO_LIVE)[1]
@@ -136,7 +139,8 @@ def test_a_comparison_with_another_champion_is_no_evidence(stores):
 
 def test_a_feed_that_fell_silent_decides_nothing(stores):
     """All labels of the newest cases are gone: other evidence than before, though all else is the same."""
-    stores.registry.move_champion(1)
+    back = Decision(Action.roll_back, AS_OF, "to decide once more", 2, 1, {}, {})
+    decision_ledger.record(stores.warehouse, back)
     with stores.warehouse.write() as connection:
         connection.execute(
             "delete from labels where entity_id in (select entity_id from prediction_log where event_time >= ?)",

@@ -186,6 +186,28 @@ def test_deciles_that_lie_in_one_cell_share_its_upper_edge():
     assert len(light) == 9
 
 
+def test_psi_of_a_segment_counts_the_cells_that_the_segment_has(connection):
+    """Thirty categories of another segment would make its cut-off ten times too lenient."""
+    rng = np.random.default_rng(1)
+
+    def drawn(count: int) -> pl.DataFrame:
+        few = rng.random(count) < 0.5
+        kind = np.where(few, rng.choice(["a", "b"], count), rng.choice([f"k{i}" for i in range(30)], count))
+        return pl.DataFrame({"kind": kind.tolist(), "branch": np.where(few, "few", "many").tolist()})
+
+    features = [KIND, Feature(name="branch", type="category")]
+    profile = fitted(connection, drawn(8_000), features, segments=[Segment(name="branch", feature="branch")])
+    drift = drift_figures(profile, counted(connection, profile, drawn(2_000)))
+    read = psi_readings(drift, DriftFigures()).filter(pl.col("feature") == "kind")
+    assert dict(read.select("segment", "cells").iter_rows()) == {
+        "all": 32, "branch=few": 2, "branch=many": 30
+    }  # fmt: skip
+    row = read.filter(pl.col("segment") == "branch=few").row(0, named=True)
+    assert row["cut_off"] == pytest.approx(3.841 * (1 / row["reference_rows"] + 1 / row["rows"]), rel=1e-3)
+    own = drift.filter(pl.col("feature") == "branch", pl.col("segment") == "branch=few", method="psi")
+    assert "PSI needs two" in own["reason"].item()
+
+
 def test_psi_is_read_by_bands_and_beside_a_cut_off(connection):
     reference = rows(20_000, 1)
     profile = fitted(connection, reference)

@@ -21,6 +21,7 @@ from selfheal_assets.core.policies import GatePolicy
 from selfheal_assets.core.power import power_and_need
 
 NAMES = {"f1": "F1", "roc_auc": "ROC AUC"}
+CHANCE = 0.5  # ROC AUC of scores that say nothing: no policy could ask for less
 
 
 def eligibility(inputs: GateInputs, policy: GatePolicy) -> GateResult:
@@ -116,6 +117,16 @@ def _further_labels(seen: Comparison, policy: GatePolicy) -> tuple[float | None,
     if power is None or needed is None or told or power >= policy.min_power or not isfinite(seen.difference):
         return power, None
     return power, max(ceil(seen.rows * (needed - 1)), 1)
+
+
+def ranking(inputs: GateInputs, policy: GatePolicy) -> GateResult:
+    """The challenger itself ranks better than chance: being better than one that ranks backwards is not enough."""
+    seen = compared(inputs, "roc_auc")
+    if seen is None:
+        return missing("ranking", "ROC AUC of the challenger")
+    so_far = " so far" if policy.evidence == "partial" else ""
+    reason = f"the challenger's ROC AUC{so_far} {seen.challenger:.4f} (above {CHANCE})"
+    return judge("ranking", seen.challenger > CHANCE, reason, seen.challenger, CHANCE, rows=seen.rows)
 
 
 def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:
@@ -221,6 +232,16 @@ _PARTIAL = (improvement_so_far, calibration_so_far)
 def evaluate_gates(inputs: GateInputs, policy: GatePolicy) -> list[GateResult]:
     """Every gate's result. A first champion has nothing to be compared with: only servability applies."""
     better = _PARTIAL if policy.evidence == "partial" else _MATURED
-    every = (eligibility, sample_validity, label_coverage, cooldown, *better, segments, fairness, servability)
+    every = (
+        eligibility,
+        sample_validity,
+        label_coverage,
+        cooldown,
+        *better,
+        ranking,
+        segments,
+        fairness,
+        servability,
+    )
     # 'is False': where nobody knows whether there is a champion, all gates apply.
     return [gate(inputs, policy) for gate in (_FIRST_CHAMPION if inputs.has_champion is False else every)]

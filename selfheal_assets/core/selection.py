@@ -4,6 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.family import MEMBERS, Material
 from selfheal_assets.core.fitting import load_learners
@@ -20,15 +22,21 @@ class Trial:
 
     Attributes:
         member: its name.
-        loss: mean negative log likelihood of the labels so far, in nats; ``None`` where it could not be measured.
+        losses: negative log likelihood of each validation case's label so far, in nats; ``None`` where they could
+            not be measured.
         reason: why it could not be measured, or why it was or was not chosen.
         chosen: whether it is the challenger.
     """
 
     member: FamilyName
-    loss: float | None
+    losses: np.ndarray | None
     reason: str
     chosen: bool = False
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of ``losses``."""
+        return None if self.losses is None else float(self.losses.mean())
 
 
 @dataclass(frozen=True)
@@ -59,14 +67,16 @@ def validate(material: Material, member: FamilyName) -> Trial:
             None,
             f"{member}: none of {rows.height} validation cases, {_months(material)}, is positive so far",
         )
-    return Trial(member, float(log_losses_so_far(bundle.score(rows), positive, due).mean()), "")
+    return Trial(member, log_losses_so_far(bundle.score(rows), positive, due), "")
 
 
 def _months(material: Material) -> str:
     return f"{material.plan.validate_from:%Y-%m-%d} to {material.plan.validate_until:%Y-%m-%d}"
 
 
-def choose_challenger(material: Material, say: Say = lambda _: None) -> Choice:
+def choose_challenger(
+    material: Material, say: Say = lambda _: None, preferred: FamilyName | None = None
+) -> Choice:
     """Try the policy's family and fit the member with the least loss on the validation months.
 
     Where no member can be measured, the first of the policy's that can be fitted is taken.
@@ -74,6 +84,7 @@ def choose_challenger(material: Material, say: Say = lambda _: None) -> Choice:
     Args:
         material: what may be learned from.
         say: takes a line of progress before and after each fit.
+        preferred: a member that is taken where its loss is within a standard error of the least.
 
     Raises:
         NotEnoughData: no member can be fitted; says why of each.
@@ -89,14 +100,17 @@ def choose_challenger(material: Material, say: Say = lambda _: None) -> Choice:
     with ThreadPoolExecutor(material.training.parallel_fits) as pool:
         trials: dict[FamilyName, Trial] = {t.member: t for t in pool.map(tried, family)}
     failed: dict[FamilyName, str] = {}
-    for member in sorted(family, key=lambda m: _rank(trials[m])):
+    order = sorted(family, key=lambda m: _rank(trials[m]))
+    if preferred in order and _within_a_standard_error(trials[preferred], trials[order[0]]):
+        order.sort(key=lambda m: m != preferred)
+    for member in order:
         say(f"fitting {member}")
         try:
             bundle = MEMBERS[member](material)
         except NotEnoughData as error:
             failed[member] = str(error)
             continue
-        return Choice(bundle, _explained(trials, member, failed))
+        return Choice(bundle, _explained(trials, member, failed, preferred))
     raise NotEnoughData("; ".join(failed.values()))
 
 
@@ -104,8 +118,19 @@ def _rank(trial: Trial) -> float:
     return float("inf") if trial.loss is None else trial.loss
 
 
+def _within_a_standard_error(trial: Trial, best: Trial) -> bool:
+    """Whether two losses on the same cases differ by no more than the standard error of their difference."""
+    if trial.losses is None or best.losses is None:
+        return False
+    more = trial.losses - best.losses
+    return bool(more.mean() <= more.std() / np.sqrt(len(more)))
+
+
 def _explained(
-    trials: dict[FamilyName, Trial], chosen: FamilyName, failed: dict[FamilyName, str]
+    trials: dict[FamilyName, Trial],
+    chosen: FamilyName,
+    failed: dict[FamilyName, str],
+    preferred: FamilyName | None,
 ) -> tuple[Trial, ...]:
     """Each trial with the reason why it was chosen or not."""
     best, found = trials[chosen].loss, []
@@ -115,9 +140,15 @@ def _explained(
         elif trial.loss is None:
             why = trial.reason
         elif trial.member == chosen:
+            least = min(_rank(t) for t in trials.values() if t.member not in failed)
             why = "the least loss on the validation months"
+            if preferred == chosen and trial.loss > least:
+                why = f"preferred, as the calibration is off: within a standard error of the least loss, {least:.5f}"
         else:
-            why = f"loses {trial.loss - best:.5f} nats a case more than {chosen}" if best is not None else ""
+            more = trial.loss - best if best is not None else 0.0
+            why = f"loses {more:.5f} nats a case more than {chosen}"
+            if more < 0:
+                why = f"loses {-more:.5f} nats a case less than {chosen}, which is preferred; within a standard error"
         if trial.member == chosen and trial.loss is None:
             why = f"the first that could be fitted, as none could be measured ({trial.reason})"
         found.append(replace(trial, reason=why, chosen=trial.member == chosen))

@@ -11,10 +11,12 @@ import polars as pl
 from selfheal_assets.core import evaluation, metrics, partial_comparison
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.credit import swap_counts
+from selfheal_assets.core.diagnosis import Remedy
 from selfheal_assets.core.family import Material
 from selfheal_assets.core.plan import TrainingPlan, plan_of, plan_training
 from selfheal_assets.core.selection import Choice, choose_challenger
 from selfheal_assets.defs.resources import (
+    REMEDY_TAG,
     Context,
     Stores,
     StoresParam,
@@ -93,7 +95,9 @@ def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.Resource
     if held(context, stores, _plan(stores, as_of)[0]):
         return
     started = time.perf_counter()
-    choice = choose_challenger(_material(stores, as_of), context.log.info)
+    recalibrate = context.run.tags.get(REMEDY_TAG) == Remedy.recalibrate.value
+    preferred = "recalibrated" if recalibrate else None
+    choice = choose_challenger(_material(stores, as_of), context.log.info, preferred)
     bundle = choice.bundle
     losses = {f"validation_log_loss.{t.member}": t.loss for t in choice.trials if t.loss is not None}
     version = stores.registry.register(bundle, losses, mlflow_run.active_run().info.run_id)

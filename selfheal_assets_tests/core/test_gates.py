@@ -30,7 +30,7 @@ def rates(**groups: float | tuple[float, int]) -> dict[str, Approval]:
 
 GOOD = GateInputs(
     as_of=NOW,
-    overall={"f1": F1, "brier": BRIER},
+    overall={"f1": F1, "roc_auc": AUC, "brier": BRIER},
     segments=[Comparison("f1", 0.5, 0.5, -0.01, 0.01, 600, 60, "kind=a")],
     label_coverage=0.9,
     last_promotion=NOW - timedelta(days=100),
@@ -39,8 +39,8 @@ GOOD = GateInputs(
     has_champion=True,
 )
 GATES = [
-    "eligibility", "sample_validity", "label_coverage", "cooldown", "improvement", "calibration", "segments",
-    "fairness", "servability",
+    "eligibility", "sample_validity", "label_coverage", "cooldown", "improvement", "calibration", "ranking",
+    "segments",    "fairness", "servability",
 ]  # fmt: skip
 PASS, FAIL, UNCLEAR = Verdict.passed, Verdict.failed, Verdict.inconclusive
 
@@ -50,11 +50,11 @@ def verdicts(inputs: GateInputs, policy: GatePolicy = POLICY) -> dict[str, Verdi
 
 
 def with_f1(**changes) -> dict:
-    return {"overall": {"f1": replace(F1, **changes), "brier": BRIER}}
+    return {"overall": {"f1": replace(F1, **changes), "roc_auc": AUC, "brier": BRIER}}
 
 
 def with_brier(**changes) -> dict:
-    return {"overall": {"f1": F1, "brier": replace(BRIER, **changes)}}
+    return {"overall": {"f1": F1, "roc_auc": AUC, "brier": replace(BRIER, **changes)}}
 
 
 def with_segment(champion: float, challenger: float, half: float = 0.005) -> dict:
@@ -65,6 +65,13 @@ def with_segment(champion: float, challenger: float, half: float = 0.005) -> dic
 
 def served(**changes) -> dict:
     return {"servability": replace(SERVABLE, **changes)}
+
+
+@pytest.mark.parametrize(("auc", "verdict"), [(0.28, FAIL), (0.5, FAIL), (0.501, PASS), (math.nan, FAIL)])
+def test_better_than_a_champion_that_ranks_backwards_is_not_enough(auc, verdict):
+    ranked = replace(AUC, champion=0.25, challenger=auc, lower=0.01)
+    inputs = replace(GOOD, overall={"f1": F1, "roc_auc": ranked, "brier": BRIER})
+    assert verdicts(inputs)["ranking"] is verdict
 
 
 def test_good_evidence_passes_every_gate():
@@ -129,7 +136,8 @@ MISSING = [
     ("sample_validity", {"overall": {}}, UNCLEAR),
     ("improvement", {"overall": None}, FAIL),
     ("calibration", {"overall": None}, FAIL),
-    ("calibration", {"overall": {"f1": F1}}, FAIL),
+    ("calibration", {"overall": {"f1": F1, "roc_auc": AUC}}, FAIL),
+    ("ranking", {"overall": {"f1": F1, "brier": BRIER}}, FAIL),
     ("label_coverage", {"label_coverage": None}, FAIL),
     ("segments", {"segments": None}, FAIL),
     ("cooldown", {"last_promotion": None}, FAIL),
@@ -257,9 +265,10 @@ def test_the_primary_metric_decides(change, expected):
 
 def test_without_the_primary_metric_nothing_is_promoted():
     by_auc = POLICY.model_copy(update={"primary_metric": "roc_auc"})
-    found = verdicts(GOOD, by_auc)
+    without = replace(GOOD, overall={"f1": F1, "brier": BRIER})
+    found = verdicts(without, by_auc)
     assert (found["sample_validity"], found["improvement"]) == (UNCLEAR, FAIL)
-    assert decide(evaluate_gates(GOOD, by_auc))[0] is Action.inconclusive
+    assert decide(evaluate_gates(without, by_auc))[0] is Action.inconclusive
 
 
 def test_too_few_rows_are_inconclusive_whatever_else_fails():

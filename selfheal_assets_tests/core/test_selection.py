@@ -60,6 +60,20 @@ def test_the_validation_booster_does_not_see_the_validation_months():
     assert loss(rows) < chance
 
 
+def test_a_preferred_member_is_taken_within_a_standard_error_and_no_further():
+    same = matured(cases(3000, 3), TWO.model_copy(update={"recent_months": 8}))  # nearly all of the history
+    assert [t.chosen for t in choose_challenger(same).trials] == [True, False]
+    other, taken = choose_challenger(same, preferred="recent_window").trials
+    assert taken.chosen and not other.chosen
+    assert taken.reason.startswith("preferred, as the calibration is off: within a standard error")
+    assert other.reason.endswith("which is preferred; within a standard error")
+    turned = pl.when(pl.col("event_time") < datetime(2018, 12, 1)).then(-pl.col("signal")).otherwise("signal")
+    misled = matured(same.rows.with_columns(signal=turned))
+    assert next(t for t in choose_challenger(misled, preferred="full_history").trials if t.chosen).member == (
+        "recent_window"
+    )
+
+
 def test_validation_prefers_the_window_that_still_holds():
     """The relation turned round in December 2018, where the recent window begins: what came before misleads."""
     rows = cases(3000, 3)

@@ -78,11 +78,15 @@ test: $(STAMP) ## Run all tests (ARGS='-k promotion' chooses)
 
 .PHONY: test-unit
 test-unit: $(STAMP) ## Run the fast tests only
-	@$(BIN)/python -m pytest -m "not integration and not e2e and not data" $(ARGS)
+	@$(BIN)/python -m pytest -m "not integration and not e2e and not data and not long" $(ARGS)
 
 .PHONY: test-integration
 test-integration: $(STAMP) ## Run the tests that cross processes and databases, or drive the loop and the UI
-	@$(BIN)/python -m pytest $(PARALLEL) -m "integration or e2e" $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) -m "(integration or e2e) and not long" $(ARGS)
+
+.PHONY: test-long
+test-long: $(STAMP) ## Kill the daemon in mid-retraining, kill promoters a hundred times, type the tutorial (15 minutes)
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 .PHONY: test-data
 test-data: $(STAMP) ## Validate the shipped data and the use cases' schemas

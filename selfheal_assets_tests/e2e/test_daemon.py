@@ -30,7 +30,7 @@ from selfheal_assets_tests.e2e.conftest import (
     wait_until,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 NOW, WINDOW, HEALS_WITHIN_S = datetime(2021, 1, 1), "2020-10-01", 240
 

@@ -20,6 +20,7 @@ def run(*arguments: str) -> str:
     return result.stdout
 
 
+@pytest.mark.long
 def test_a_simulated_history_is_one_that_the_loop_can_live_through(tmp_path):
     base, out = toy.make(tmp_path / "toy"), tmp_path / "simulated"
     given = ["--use-case", str(base), "--scenario", str(tmp_path / "late.yaml"), "--seed", "3"]

@@ -65,7 +65,8 @@ OPTIONS = {
     ("data", "sample"): {"USE_CASE", "sba_loans"},
 }
 SUMMARY = {
-    "auc_healed", "auc_never_retrained", "expected_over_observed_healed",
+    "auc_healed", "auc_never_retrained", "auc_within_healed", "auc_within_never_retrained",
+    "expected_over_observed_healed",
     "expected_over_observed_never_retrained", "promotions", "refusals", "seconds",
 }  # fmt: skip
 

@@ -39,6 +39,17 @@ def by_chunk(scored: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
+def _auc_within(rows: pl.DataFrame, column: str) -> float:
+    """ROC AUC within chunks, averaged over their positives; chunks of one class are left out.
+
+    Beside the AUC of all rows together, which a model loses as well where its level rises later than the rate of
+    positives does.
+    """
+    parts = [(p["label"].to_numpy(), p[column].to_numpy()) for p in rows.partition_by("chunk")]
+    told = [(auc, label.sum()) for label, p in parts if (auc := _auc(label, p)) is not None]
+    return float(np.average([auc for auc, _ in told], weights=[n for _, n in told]))
+
+
 def summarize(scored: pl.DataFrame, actions: list[str], compared: Period | None) -> dict[str, Any]:
     """Both models in figures, on the same rows of the compared period, or of all, if it was not reached.
 
@@ -60,6 +71,7 @@ def summarize(scored: pl.DataFrame, actions: list[str], compared: Period | None)
     for name, column in (("healed", "probability"), ("never_retrained", "first")):
         p = rows[column].to_numpy()
         summary[f"auc_{name}"] = round(metrics.roc_auc(label, p), 4)
+        summary[f"auc_within_{name}"] = round(_auc_within(rows, column), 4)
         summary[f"expected_over_observed_{name}"] = round(metrics.expected_over_observed(label, p), 4)
     refused = actions.count(Action.reject.value) + actions.count(Action.inconclusive.value)
     return summary | {

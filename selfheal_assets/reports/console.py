@@ -82,6 +82,8 @@ def summary_lines(summary: dict[str, Any], report: Path, case: UseCase) -> list[
         f"{period}, the same cases:",
         "                              healed    never retrained",
         f"  ROC AUC                     {summary['auc_healed']:.3f}     {summary['auc_never_retrained']:.3f}",
+        f"  ROC AUC within a {case.monitoring.chunk:<9}  {summary['auc_within_healed']:.3f}     "
+        f"{summary['auc_within_never_retrained']:.3f}",
         f"  expected/observed           {summary['expected_over_observed_healed']:.3f}     "
         f"{summary['expected_over_observed_never_retrained']:.3f}   (1 is calibrated)",
         f"  {summary['promotions']} promotions, {summary['refusals']} refusals, {summary['seconds']:.0f} s",

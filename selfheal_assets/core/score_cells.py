@@ -56,6 +56,14 @@ class ScoreCells:
         return self.knots_below + np.cumsum(self.rises[self.knots_below])
 
     @cached_property
+    def knots_in_bucket(self) -> np.ndarray:
+        """The knots in each bucket, ascending, infinite where it has fewer; shape (most, ``SCORE_BUCKETS``)."""
+        nth = np.arange(len(self.knots)) - self.knots_below[self.bucket_of_knots]
+        knots = np.full((int(nth.max()) + 1, SCORE_BUCKETS), np.inf)
+        knots[nth, self.bucket_of_knots] = self.knots
+        return knots
+
+    @cached_property
     def piece(self) -> np.ndarray:
         """For each cell, how many knots lie below it: the piece of the calibration that holds there."""
         nth = np.arange(len(self.knots)) - self.knots_below[self.bucket_of_knots]

@@ -322,12 +322,7 @@ def _logarithms(least: float | None, most: float | None) -> tuple[str, str]:
 
 def _make_buckets(connection: duckdb.DuckDBPyConnection, cells: ScoreCells) -> int:
     """Table of the score's buckets: the first cell of each, and the knots in it as columns; returns how many."""
-    bucket, below = cells.bucket_of_knots, cells.knots_below
-    nth = np.arange(len(bucket)) - below[bucket]
-    most = int(nth.max()) + 1
-    knots = np.full((most, SCORE_BUCKETS), np.inf)
-    knots[nth, bucket] = cells.knots
-    buckets = np.arange(SCORE_BUCKETS)
+    knots, buckets = cells.knots_in_bucket, np.arange(SCORE_BUCKETS)
     columns = {"g": buckets.astype(np.int32), "start": cells.first_cell.astype(np.int32)}
     frame = pl.DataFrame(columns | {f"x{i}": k for i, k in enumerate(knots)})
     connection.register("selfheal_incoming", frame.to_arrow())
@@ -335,4 +330,4 @@ def _make_buckets(connection: duckdb.DuckDBPyConnection, cells: ScoreCells) -> i
         connection.execute(f"create or replace temp table {BUCKETS_TABLE} as from selfheal_incoming")
     finally:
         connection.unregister("selfheal_incoming")
-    return most
+    return len(knots)

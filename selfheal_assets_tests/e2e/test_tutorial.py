@@ -32,7 +32,7 @@ def test_a_newcomer_who_types_what_is_written_has_a_healed_model(tmp_path: Path)
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     summary = next(json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    assert summary["promotions"] >= 2  # the first model, and at least one that healed it
+    assert summary["promotions"] >= 1  # beside the first model
     assert summary["auc_healed"] > summary["auc_never_retrained"] + 0.2
     assert (tmp_path / "home" / "magazine" / "reports" / "replay.html").is_file()
     scored = (tmp_path / "scored.csv").read_text().splitlines()

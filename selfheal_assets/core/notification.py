@@ -9,7 +9,8 @@ from selfheal_assets.core import fingerprint
 from selfheal_assets.core.monitoring import Status
 
 Row = dict[str, Any]
-_BAD: Final = {"ROLL_BACK", "HOLD", "FIX_DATA"}  # decisions that ask for a look
+_BAD: Final = {"ROLL_BACK", "HOLD", "FIX_DATA", "PENDING"}  # decisions that ask for a look
+_QUIET: Final = "SUPPRESS"  # the alarm that it follows was told
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def news(
     health: Sequence[Row], decisions: Sequence[Row], told: Told, use_case: str
 ) -> tuple[list[Notification], Told]:
     """What is new since ``told``, oldest first, and how far that reaches; rows come newest first."""
-    found = [of_decision(row, use_case) for row in reversed(decisions) if row["id"] > told.decision]
+    found = [
+        of_decision(row, use_case)
+        for row in reversed(decisions)
+        if row["id"] > told.decision and row["action"] != _QUIET
+    ]
     for row, before in reversed(list(zip(health, [*health[1:], None], strict=True)) if health else []):
         if told.chunk is None or row["chunk"] > told.chunk:
             message = of_health(row, before, use_case)

@@ -46,6 +46,11 @@ class ScoreCells:
         return np.searchsorted(self.bucket_of_knots, np.arange(SCORE_BUCKETS), side="left")
 
     @cached_property
+    def _nth_in_bucket(self) -> np.ndarray:
+        """How many knots lie below each in its own bucket."""
+        return np.arange(len(self.knots)) - self.knots_below[self.bucket_of_knots]
+
+    @cached_property
     def rises(self) -> np.ndarray:
         """Whether the calibration rises on the piece that has 0, 1 … knots below it; shape (knots + 1,)."""
         return np.concatenate([[False], np.diff(self.probability) != 0, [False]])
@@ -58,16 +63,14 @@ class ScoreCells:
     @cached_property
     def knots_in_bucket(self) -> np.ndarray:
         """The knots in each bucket, ascending, infinite where it has fewer; shape (most, ``SCORE_BUCKETS``)."""
-        nth = np.arange(len(self.knots)) - self.knots_below[self.bucket_of_knots]
-        knots = np.full((int(nth.max()) + 1, SCORE_BUCKETS), np.inf)
-        knots[nth, self.bucket_of_knots] = self.knots
+        knots = np.full((int(self._nth_in_bucket.max()) + 1, SCORE_BUCKETS), np.inf)
+        knots[self._nth_in_bucket, self.bucket_of_knots] = self.knots
         return knots
 
     @cached_property
     def piece(self) -> np.ndarray:
         """For each cell, how many knots lie below it: the piece of the calibration that holds there."""
-        nth = np.arange(len(self.knots)) - self.knots_below[self.bucket_of_knots]
-        begins = self.first_cell[self.bucket_of_knots] + nth + 1  # the cell behind each knot
+        begins = self.first_cell[self.bucket_of_knots] + self._nth_in_bucket + 1  # the cell behind each knot
         return np.searchsorted(begins, np.arange(max(begins[-1], self.first_cell[-1]) + 1), side="right")
 
     def mean_probability(self, cells: np.ndarray, rows: np.ndarray, score_sum: np.ndarray) -> np.ndarray:

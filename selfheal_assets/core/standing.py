@@ -6,17 +6,18 @@ fallen behind its calendar, that is what is told.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-from selfheal_assets.core.decision import Action
+from selfheal_assets.core.decision import WITHHELD, Action
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, shift_chunks
 from selfheal_assets.core.policies import Policy
 from selfheal_assets.core.spec import Monitoring
 
 Row = dict[str, Any]
+_MOVES = (Action.pending.value, Action.promote.value, Action.roll_back.value)
 
 
 class State(IntEnum):
@@ -60,7 +61,7 @@ def stand(
         decisions: rows of the ledger, newest first: ``id``, ``as_of``, ``action``, ``champion``, ``challenger``.
         labels_waiting: labels that have landed and are not in the ledger yet.
         monitoring: the calendar.
-        policy: which checks start a retraining, and its cooldown.
+        policy: which checks start a retraining.
         now: naive UTC. A history that is over stands at the end of its newest chunk.
     """
     if not health:
@@ -101,10 +102,20 @@ def _champion(decisions: Sequence[Row], seen: datetime) -> Row | None:
 
 
 def _waits(newest: Row, decisions: Sequence[Row], policy: Policy, end: datetime, late: bool) -> list[str]:
+    waits = _approvals(decisions)
     failed = [c for c in (newest["failed_checks"] or "").split(", ") if c in policy.retrain_on]
-    decided = [row["as_of"] for row in decisions if row["action"] != Action.roll_back.value]
+    decided = [row["as_of"] for row in decisions if row["action"] not in (Action.roll_back.value, *WITHHELD)]
     if not failed or (decided and max(decided) >= end):
-        return [] if late else ["the end of the running chunk"]
-    over = max(decided) + timedelta(days=policy.retraining_cooldown_days) if decided else end
-    due = "a retraining, as " + ", ".join(failed) + (" fails" if len(failed) == 1 else " fail")
-    return [f"{due}; not before {over:%Y-%m-%d} (cooldown)" if over > end else f"{due}: it is due"]
+        return waits if late else [*waits, "the end of the running chunk"]
+    withheld = [row for row in decisions if row["action"] in WITHHELD and row["as_of"] == end]
+    if withheld:
+        return [*waits, f"a retraining for {newest['label']} is withheld: {withheld[0]['reason']}"]
+    return [*waits, f"a retraining is due, as {', '.join(failed)} failed: the sensor starts it"]
+
+
+def _approvals(decisions: Sequence[Row]) -> list[str]:
+    """The promotion that waits for somebody, unless a later decision has taken its place."""
+    moves = [row for row in decisions if row["action"] in _MOVES]
+    if not moves or moves[0]["action"] != Action.pending.value:
+        return []
+    return [f"the approval of decision {moves[0]['id']}: selfheal approve {moves[0]['id']} --by NAME"]

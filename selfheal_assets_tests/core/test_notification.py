@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+import pytest
+
 from selfheal_assets.core.notification import Told, news, of_decision, of_health
 
 FEBRUARY, MARCH = datetime(2024, 2, 1), datetime(2024, 3, 1)
@@ -39,8 +41,12 @@ def test_only_a_pass_after_a_failure_is_a_recovery():
     assert of_health(chunk(MARCH, "INSUFFICIENT_DATA"), chunk(FEBRUARY, "FAIL"), "loans") is None
 
 
-def test_a_rollback_asks_for_a_look_and_a_promotion_does_not():
-    assert of_decision(decision(1, "ROLL_BACK"), "loans").severity == "warning"
+@pytest.mark.parametrize("action", ["ROLL_BACK", "HOLD", "FIX_DATA", "PENDING"])
+def test_what_asks_for_a_look_is_a_warning(action):
+    assert of_decision(decision(1, action), "loans").severity == "warning"
+
+
+def test_a_promotion_asks_for_none():
     assert of_decision(decision(1, "PROMOTE"), "loans").severity == "info"
 
 
@@ -54,6 +60,7 @@ def test_news_are_what_came_after_what_was_told_oldest_first():
     assert [(n.kind, n.facts.get("id")) for n in later] == [("decision", 2), ("alarm", None)]
     assert news(health, decisions, reaches, "loans") == ([], reaches)
     assert news([], [], reaches, "loans") == ([], reaches)
+    assert news([], [decision(3, "SUPPRESS")], reaches, "loans") == ([], Told(3, MARCH)), "the alarm was told"
 
 
 def test_equal_messages_have_one_id_and_others_another():

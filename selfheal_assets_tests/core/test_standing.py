@@ -10,7 +10,7 @@ from selfheal_assets.core.standing import Standing, State, stand
 
 CHUNK, END = datetime(2024, 3, 1), datetime(2024, 4, 1)
 NOW = datetime(2024, 4, 10)
-POLICY = Policy(retraining_cooldown_days=30)
+POLICY = Policy()
 
 
 def health(status: str = "PASS", failed: str = "", chunk: datetime = CHUNK) -> list[dict]:
@@ -89,13 +89,28 @@ def test_the_champion_is_whom_the_newest_promotion_or_rollback_names():
 
 
 def test_a_failing_check_waits_for_its_retraining_until_it_is_decided():
-    failing = health("FAIL", "calibration_holds, schema_is_valid")
-    (due,) = standing(failing).waits
-    assert due == "a retraining, as calibration_holds fails: it is due"
-    (cooling,) = standing(failing, (decision("REJECT", datetime(2024, 3, 20)),)).waits
-    assert cooling.endswith("not before 2024-04-19 (cooldown)")
-    assert standing(failing, (decision("REJECT", END),)).waits == ("the end of the running chunk",)
-    assert standing(health("FAIL", "schema_is_valid")).waits == ("the end of the running chunk",)
+    failing, running = health("FAIL", "calibration_holds, schema_is_valid"), ("the end of the running chunk",)
+    due = ("a retraining is due, as calibration_holds failed: the sensor starts it",)
+    assert standing(failing).waits == due
+    assert standing(failing, (decision("REJECT", datetime(2024, 3, 20)),)).waits == due, (
+        "that was another chunk's"
+    )
+    assert standing(failing, (decision("REJECT", END),)).waits == running
+    assert standing(health("FAIL", "schema_is_valid")).waits == running
+
+
+@pytest.mark.parametrize("action", ["SUPPRESS", "HOLD", "FIX_DATA"])
+def test_a_withheld_retraining_is_no_answer_and_says_why(action):
+    withheld = decision(action, END) | {"reason": "cooldown: 30 days"}
+    (told,) = standing(health("FAIL", "calibration_holds"), (withheld,)).waits
+    assert told == "a retraining for 2024-03 is withheld: cooldown: 30 days"
+
+
+def test_a_promotion_that_waits_for_approval_is_named_until_another_takes_its_place():
+    waiting = decision("PENDING", END) | {"id": 7}
+    asked = "the approval of decision 7: selfheal approve 7 --by NAME"
+    assert standing(health(), (decision("REJECT", END), waiting)).waits[0] == asked
+    assert asked not in standing(health(), (decision("PROMOTE", END), waiting)).waits
 
 
 def test_labels_that_landed_wait_for_ingestion():

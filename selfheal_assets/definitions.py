@@ -10,6 +10,7 @@ from selfheal_assets.defs import automation, mlflow_run
 from selfheal_assets.defs.dbt import build_dbt_assets
 from selfheal_assets.defs.drift import build_drift_assets
 from selfheal_assets.defs.estimate import build_estimate_assets
+from selfheal_assets.defs.evaluate import shadow_evaluation
 from selfheal_assets.defs.health import build_health_assets
 from selfheal_assets.defs.ingest import build_ingest_assets
 from selfheal_assets.defs.monitor import build_monitor_assets
@@ -18,7 +19,7 @@ from selfheal_assets.defs.outcomes import build_outcome_assets
 from selfheal_assets.defs.promote import production_model, promotion_decision
 from selfheal_assets.defs.reference import applications, reference_data
 from selfheal_assets.defs.resources import Stores, chunk_partitions
-from selfheal_assets.defs.retrain import shadow_evaluation, shadow_models, training_set
+from selfheal_assets.defs.retrain import shadow_models, training_set
 from selfheal_assets.defs.rollback import build_champion_guard, build_rollback_assets
 from selfheal_assets.settings import Settings, prepare_environment
 

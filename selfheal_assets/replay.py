@@ -21,9 +21,10 @@ from selfheal_assets.core.changes import Change, changes
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
-from selfheal_assets.defs.automation import MONITOR_JOB, RETRAIN_JOB, RUNNING, due_retraining
+from selfheal_assets.defs.automation import MONITOR_JOB
 from selfheal_assets.defs.promote import follow_ledger
 from selfheal_assets.defs.resources import AS_OF_TAG, DECIDED_TAG, Stores
+from selfheal_assets.defs.retraining_rule import RETRAIN_JOB, RUNNING, due_retraining
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService

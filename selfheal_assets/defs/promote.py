@@ -13,6 +13,7 @@ from selfheal_assets.core.gate_evidence import NEVER, GateInputs, GateResult, Se
 from selfheal_assets.core.gates import evaluate_gates
 from selfheal_assets.core.partial_comparison import coverage_so_far
 from selfheal_assets.core.policies import GatePolicy
+from selfheal_assets.defs.evaluate import challenger_of, gate_cases
 from selfheal_assets.defs.resources import (
     WINDOW_TAG,
     Context,
@@ -20,7 +21,6 @@ from selfheal_assets.defs.resources import (
     StoresParam,
     table_metadata,
 )
-from selfheal_assets.defs.retrain import challenger_of, gate_cases
 from selfheal_assets.serving.servability import TRIALS, Trial
 from selfheal_assets.stores import decision_ledger, promotion
 from selfheal_assets.stores.approvals import LOOP, REQUESTED_BY

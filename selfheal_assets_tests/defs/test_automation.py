@@ -22,15 +22,6 @@ from selfheal_assets.core.diagnosis import Remedy
 from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.core.periods import chunk_end
 from selfheal_assets.defs import automation
-from selfheal_assets.defs.automation import (
-    CHECK_ASSETS,
-    DATA_CHECKS,
-    RETRAIN_JOB,
-    Retraining,
-    Withheld,
-    due_retraining,
-    next_retraining,
-)
 from selfheal_assets.defs.orphans import GRPC_TAG
 from selfheal_assets.defs.resources import (
     CHECKS_TAG,
@@ -41,6 +32,16 @@ from selfheal_assets.defs.resources import (
     Chunk,
     Stores,
     check_result,
+)
+from selfheal_assets.defs.retraining_rule import (
+    CHECK_ASSETS,
+    DATA_CHECKS,
+    RETRAIN_JOB,
+    RUNNING,
+    Retraining,
+    Withheld,
+    due_retraining,
+    next_retraining,
 )
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.use_case import UseCase, load_use_case
@@ -195,7 +196,7 @@ def test_a_later_window_waits_for_the_cooldown(instance, case):
     )
 
 
-@pytest.mark.parametrize("status", automation.RUNNING)
+@pytest.mark.parametrize("status", RUNNING)
 def test_a_running_retraining_holds_the_next_one_back(instance, case, status):
     evaluate(instance, "2020-04-01", **{DRIFT: FAIL})
     retrain(instance, {WINDOW_TAG: "2020-01-01"}, status)

@@ -12,9 +12,9 @@ import pytest
 
 from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.definitions import build_definitions
+from selfheal_assets.defs.evaluate import challenger_of, gate_cases
 from selfheal_assets.defs.promote import gather
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
-from selfheal_assets.defs.retrain import challenger_of, gate_cases
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.stores import decision_ledger, label_ledger
 from selfheal_assets.stores.applications import split_at_go_live

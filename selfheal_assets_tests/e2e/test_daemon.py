@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from selfheal_assets.core.decision import WITHHELD
-from selfheal_assets.defs.automation import RETRAIN_JOB, next_retraining
 from selfheal_assets.defs.home import prepare_dagster_home, replay_instance
 from selfheal_assets.defs.resources import WINDOW_TAG, Stores
+from selfheal_assets.defs.retraining_rule import RETRAIN_JOB, next_retraining
 from selfheal_assets.replay import Replay
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger

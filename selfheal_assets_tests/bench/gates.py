@@ -116,8 +116,9 @@ def main(
 ) -> None:
     """Promotion rates of equal, worse and better challengers."""
     settings = settings_in(PROJECT / "data" / "run").model_copy(update={"full": full})
-    policy = settings.case.policy.gates
-    so_far = policy.model_copy(update={"evidence": "partial"})
+    policy, so_far = (
+        settings.case.policy.gates.model_copy(update={"evidence": e}) for e in ("matured", "partial")
+    )
     cells: list[Cell] = []
     for population in (_loans(settings), _binormal(seed)):
         report.say(

@@ -59,6 +59,17 @@ def test_what_immature_cohorts_teach_in_one_year():
     assert abs(aware - 1) < abs(matured - 1)
 
 
+def test_gates_on_a_few_trials():
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.gates", "--trials", "20"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    for named in ("promoted_identical", "promoted_worse"):
+        assert told[named] <= 0.25 and told[f"{named}_so_far"] <= 0.25, named
+    # Gates that promote nobody would have no error either.
+    assert told["power_plus_two"] >= 0.6 and told["power_plus_two_so_far"] >= 0.3
+
+
 def test_alarms_on_a_few_short_histories():
     # Evidently is a peer that only the program itself installs: its own code is left out, its definitions are not.
     sizes = ["--histories", "3", "--changed", "2", "--chunks", "24", "--real", "0", "--small", "0"]

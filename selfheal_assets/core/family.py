@@ -172,7 +172,7 @@ def recalibrated(material: Material) -> Bundle:
         calibrator=calibrator,
         threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
         trained_until=m.plan.validate_until,
-        reference=_reference(m.plan),
+        reference=_unseen_reference(m.plan, champion),
         training_fingerprint=m.fingerprint,
         candidate="recalibrated",
         notes=m.plan.noted(positive),
@@ -181,6 +181,13 @@ def recalibrated(material: Material) -> Bundle:
 
 def _reference(plan: TrainingPlan) -> ReferenceWindow:
     return ReferenceWindow(plan.evaluate_from, plan.evaluate_until, plan.as_of)
+
+
+def _unseen_reference(plan: TrainingPlan, champion: Bundle) -> ReferenceWindow:
+    """The plan's reference, unless the champion's booster has learned from it: then the champion's own stays."""
+    if plan.evaluate_from >= champion.trained_until:
+        return _reference(plan)
+    return replace(champion.reference, as_of=plan.as_of)
 
 
 MEMBERS: dict[FamilyName, Callable[[Material], Bundle]] = {

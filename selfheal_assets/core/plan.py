@@ -20,6 +20,9 @@ class NotEnoughData(ValueError):
     """The known labels do not suffice to train or to compare; says what is missing."""
 
 
+_ENDS = ("evaluate_from", "evaluate_until", "immature_until")
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """Windows of event time for one retraining, all known at ``as_of``; half-open intervals.
@@ -73,19 +76,24 @@ class TrainingPlan:
         return rows.filter((time >= self.validate_from) & (time < self.validate_until), ~held_out)
 
     def noted(self, label: np.ndarray) -> dict[str, Any]:
-        """What a bundle keeps of its rows: their number, the positives, and the plan's end where labels so far count.
+        """What a bundle keeps of its rows: their number, positives, and the plan's ends where labels so far count.
 
-        With it and the reference's window the training set can be put together anew (:func:`plan_of`).
+        With them the training set can be put together anew (:func:`plan_of`).
         """
         notes: dict[str, Any] = {"rows": len(label), "positives": int(label.sum())}
-        return notes | ({"immature_until": self.immature_until.isoformat()} if self.immature_until else {})
+        if self.immature_until is None:
+            return notes
+        ends = {name: getattr(self, name).isoformat() for name in _ENDS}
+        return notes | ends
 
 
 def plan_of(bundle: Bundle) -> TrainingPlan:
     """The plan whose training set a bundle was fitted on; the validation months, which chose it, are not kept."""
-    window, until = bundle.reference, bundle.notes.get("immature_until")
-    immature_until = datetime.fromisoformat(until) if until else None
-    return TrainingPlan(window.as_of, window.start, window.start, window.end, immature_until)
+    window = bundle.reference
+    if "immature_until" not in bundle.notes:
+        return TrainingPlan(window.as_of, window.start, window.start, window.end)
+    start, end, until = (datetime.fromisoformat(bundle.notes[name]) for name in _ENDS)
+    return TrainingPlan(window.as_of, start, start, end, until)
 
 
 def plan_training(

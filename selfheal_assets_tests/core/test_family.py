@@ -12,7 +12,7 @@ from selfheal_assets.core import family
 from selfheal_assets.core.encoding import encode
 from selfheal_assets.core.family import Material
 from selfheal_assets.core.maturity import TimingCurve
-from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
+from selfheal_assets.core.plan import NotEnoughData, TrainingPlan, plan_of
 from selfheal_assets.core.spec import Hazard
 from selfheal_assets_tests.core.generated import FEATURES, QUICK, START, aging
 
@@ -73,6 +73,7 @@ def test_the_bundle_says_what_it_was_made_of(aware):
     rows = PLAN.learnable(ROWS)
     assert aware.notes == {
         "rows": rows.height, "positives": int(rows["label"].sum()), "immature_until": "2021-09-01T00:00:00",
+        "evaluate_from": PLAN.evaluate_from.isoformat(), "evaluate_until": PLAN.evaluate_until.isoformat(),
     }  # fmt: skip
     assert (aware.candidate, aware.trained_from, aware.trained_until) == (
         "maturity_aware", START, PLAN.immature_until,
@@ -167,6 +168,19 @@ def test_only_cases_that_the_champion_has_not_seen_recalibrate_it(champion):
         family.recalibrated(material(champion=late))
     with pytest.raises(NotEnoughData, match="there is no champion yet"):
         family.recalibrated(material())
+
+
+def test_no_reference_of_a_recalibrated_champion_is_one_that_its_booster_learned_from(champion):
+    """Else it would be judged, and its drift measured, by rows that it knows."""
+    early, late = (replace(champion, trained_until=t) for t in (PLAN.evaluate_from, PLAN.evaluate_until))
+    moved = family.recalibrated(material(champion=early))
+    assert (moved.reference.start, moved.reference.end) == (PLAN.evaluate_from, PLAN.evaluate_until)
+    kept = family.recalibrated(material(champion=late))
+    assert kept.reference == replace(champion.reference, as_of=PLAN.as_of)
+    for bundle in (moved, kept):
+        assert plan_of(bundle) == replace(PLAN, validate_from=PLAN.evaluate_from), (
+            "its training set is the plan's"
+        )
 
 
 def test_with_matured_labels_alone_immature_rows_are_not_used(champion):

@@ -93,9 +93,7 @@ class Checks:
         rows = self._rows(profile, served[-1])
         books = self._book(check, profile, served)
         positives = None if check == DRIFT else profile.positives
-        why = monitoring.chunk_shortage(
-            case.policy.alarms, rows.height, profile.reference.height, positives
-        )
+        why = monitoring.chunk_shortage(case.policy.alarms, rows.height, profile.reference.height, positives)
         if check == REALIZED:
             return self._realized(profile, served, books)
         if why:
@@ -146,7 +144,9 @@ class Checks:
         before = books.losses if books.losses is not None else pl.DataFrame(schema=LOSS_SCHEMA)
         return Books(losses=with_losses(before, start, label, probability))
 
-    def _hazards(self, profile: ChampionProfile, before: pl.DataFrame | None, start: datetime) -> pl.DataFrame:
+    def _hazards(
+        self, profile: ChampionProfile, before: pl.DataFrame | None, start: datetime
+    ) -> pl.DataFrame:
         case, empty = profile.case, pl.DataFrame(schema=COUNT_SCHEMA)
         period, end = case.monitoring.chunk, chunk_end(start, case.monitoring.chunk)
         looked_back = shift_chunks(start, period, 1 - case.monitoring.lookback)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from selfheal_assets.core import fingerprint
 from selfheal_assets.core.backtest import EVENTS
 from selfheal_assets.core.periods import chunk_end, chunk_start, midnight
 from selfheal_assets.core.simulation import Simulation
@@ -75,6 +76,17 @@ class Known:
         )  # fmt: skip
         self.warehouse.replace("labels", labels)
         self.go_live = midnight(case.go_live)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the history as this use case reads it."""
+        read = self.case.model_dump(
+            mode="json", include={"label", "features", "go_live", "monitoring", "segments"}
+        )
+        labels = self.history.labels.select("entity_id", "label", "occurred_at", "recorded_at")
+        frames = [fingerprint.of_frame(self.history.cases, ["entity_id"])]
+        frames.append(fingerprint.of_frame(labels, ["entity_id", "recorded_at", "occurred_at", "label"]))
+        return fingerprint.of_value([read, *frames])
 
     @cached_property
     def traffic(self) -> pl.DataFrame:

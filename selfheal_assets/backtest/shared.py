@@ -126,5 +126,14 @@ def _fit_name(member: FamilyName, material: Material) -> str:
     alone = "full_history" not in material.training.family
     plan = {k: str(v) for k, v in vars(material.plan).items()}
     return fingerprint.of_value(
-        [member, material.fingerprint, plan, training, alone, material.calibrated, champion, material.use_case]
+        [
+            member,
+            material.fingerprint,
+            plan,
+            training,
+            alone,
+            material.calibrated,
+            champion,
+            material.use_case,
+        ]
     )

@@ -95,9 +95,7 @@ def counted_until(warehouse: Warehouse, profile: Profile, name: str) -> ChunkSta
         return load_statistics(connection, profile, [*earlier, name], whole=True)
 
 
-def count_rows_of(
-    warehouse: Warehouse, profile: Profile, rows: pl.DataFrame, name: str
-) -> ChunkStatistics:
+def count_rows_of(warehouse: Warehouse, profile: Profile, rows: pl.DataFrame, name: str) -> ChunkStatistics:
     """Count these rows (features, ``probability``, ``prediction``) as the chunk ``name``; nothing is stored."""
     with _registered(warehouse, rows) as connection:
         return statistics_of(connection, _REFERENCE, profile, chunk=name)

@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class BacktestPolicy:
-    """One policy: its name in the tables, how it decides, the use case with its thresholds, and how often it trains."""
+    """One policy: its name in the tables, how it decides, its variant of the use case, chunks between trainings."""
 
     name: str
     kind: Kind

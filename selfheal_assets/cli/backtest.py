@@ -13,7 +13,7 @@ from selfheal_assets.settings import Settings, read_settings
 if TYPE_CHECKING:
     from selfheal_assets.core.backtest import Backtest
 
-_DAY = {"formats": ["%Y-%m-%d"]}
+_DAY = ["%Y-%m-%d"]
 
 
 def backtest(
@@ -27,10 +27,10 @@ def backtest(
     ] = None,
     judged_from: Annotated[
         datetime | None,
-        typer.Option("--from", help="Judge cases from this day on. Default: go-live.", **_DAY),
+        typer.Option("--from", help="Judge cases from this day on. Default: go-live.", formats=_DAY),
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(help="Live through no chunk that ends later.", **_DAY)
+        datetime | None, typer.Option(help="Live through no chunk that ends later.", formats=_DAY)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the intervals' resampling.")] = 0,
     resamples: Annotated[int, typer.Option(min=0, max=100_000, help="For the intervals; 0: none.")] = 500,
@@ -96,7 +96,7 @@ def _run(
     cases = read_cases(case, settings)
     require_reference(case, split_at_go_live(cases, midnight(case.go_live))[0])
     name = fingerprint.of_value([cases.fingerprint, case.model_dump(mode="json")])
-    kept = folder or settings.home / "backtests" / f"{case.name}-{name}"
+    kept = folder or settings.backtests / f"{case.name}-{name}"
     with living_progress([p.name for p in compared]) as told:
         found = run_backtest(
             History(cases.frame, cases.labels),

@@ -1,5 +1,6 @@
 """A backtest on a terminal: how far it has come, and its table."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,9 +49,14 @@ _HEADS = {
 
 @contextmanager
 def living_progress(policies: Sequence[str]) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each policy, on stderr; gives what takes (policy, chunks done, of how many)."""
+    """A bar for each policy on stderr, a line for each chunk where no one looks; gives what takes (policy, chunks
+    done, of how many)."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda policy, number, of: print(f"[{number:>3}/{of}] {policy}", file=sys.stderr, flush=True)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console) as progress:
         tasks = {name: progress.add_task(name, total=None, start=False) for name in policies}
         begun: set[str] = set()
 

@@ -22,7 +22,7 @@ from selfheal_assets.core.label_soundness import Kept, training_faults
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import chunk_end
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan, plan_training
-from selfheal_assets.core.retraining_rule import Records, Withheld, next_due
+from selfheal_assets.core.retraining_rule import Due, Records, Withheld, next_due
 from selfheal_assets.core.rollback import in_probation
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.training_evidence import training_evidence
@@ -98,7 +98,7 @@ class Life:
             self._heal(end, back)
         elif kind is Kind.oracle:
             self._deploy(self.shared.oracle(self.policy.case, end), end, "all labels are known")
-        elif kind is Kind.every and number % self.policy.every == 0:
+        elif kind is Kind.every and number % max(self.policy.every, 1) == 0:
             self._retrain_ungated(end, f"{self.policy.every} chunks have passed")
         elif kind is Kind.on_drift and (reason := self._drifted(start)):
             self._retrain_ungated(end, reason)
@@ -193,21 +193,21 @@ class Life:
                 self._told.add((due.window, due.cause))
                 self._note(as_of, due.action.value, None, due.reason)
             return
-        self._note(as_of, RETRAIN, None, f"{', '.join(due.checks)} failed in {due.window}")
         try:
             self._tried[due.window] = None
-            self._retrain(as_of, due.window, due.remedy)
+            self._retrain(as_of, due)
         except NotEnoughData as error:
             self._tried[due.window] = case.policy.retraining_attempts
             self._note(as_of, Action.hold.value, None, str(error))
 
-    def _retrain(self, as_of: datetime, window: str, remedy: Remedy) -> None:
+    def _retrain(self, as_of: datetime, due: Due) -> None:
         case, plan = self.policy.case, self._plan(as_of)
         if why := self._unsound(plan):
-            self._held.add(window)
+            self._held.add(due.window)
             self._note(as_of, Action.fix_data.value, None, why)
             return
-        preferred = "recalibrated" if remedy is Remedy.recalibrate else None
+        self._note(as_of, RETRAIN, None, f"{', '.join(due.checks)} failed in {due.window}")
+        preferred = "recalibrated" if due.remedy is Remedy.recalibrate else None
         bundle, rows = self.shared.challenger(case, plan, self._bundle, preferred)
         self._remember(rows, plan)
         number = self._number(bundle)

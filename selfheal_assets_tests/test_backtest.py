@@ -9,13 +9,21 @@ from pathlib import Path
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from typer.testing import CliRunner
 
 from selfheal_assets.backtest import life, shared
 from selfheal_assets.backtest.gating import Verdict
 from selfheal_assets.backtest.history import History
-from selfheal_assets.backtest.policies import BacktestPolicy, Kind, standard_policies
+from selfheal_assets.backtest.policies import (
+    BacktestPolicy,
+    Kind,
+    PolicyError,
+    policies_from,
+    standard_policies,
+)
 from selfheal_assets.backtest.run import Bounds, NothingToLiveThrough, run_backtest
 from selfheal_assets.backtest.shared import Shared
+from selfheal_assets.cli import app
 from selfheal_assets.core.backtest import ACTIONS, CHUNKS, DIFFERENCES, MODELS, SUMMARY, Backtest
 from selfheal_assets.core.bundle import Bundle, Calibrator
 from selfheal_assets.core.decision import Action
@@ -225,3 +233,61 @@ def test_nothing_of_the_installation_is_touched(told, tmp_path):
     alone(told, Kind.never, folder=tmp_path / "kept")
     assert sorted(os.listdir(tmp_path)) == ["kept"]
     assert {p: p.stat().st_mtime_ns for p in Path(toy.PROJECT / "data").rglob("*") if p.is_file()} == before
+
+
+def command(monkeypatch, told_folder: Path, *arguments: str):
+    for name in list(os.environ):
+        if name.startswith("SELFHEAL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SELFHEAL_HOME", str(told_folder / "home"))
+    return CliRunner().invoke(app, ["backtest", "--use-case", str(toy.make(told_folder)), *arguments])
+
+
+def test_the_command_prints_a_table_or_one_line_of_json(monkeypatch, tmp_path):
+    file = tmp_path / "eager.yaml"
+    file.write_text("policy: {costs: {missed_positive: 5, retraining: 3}, gates: {min_improvement_pct: 0.0}}")
+    short = ["--until", "2020-01-01", "--resamples", "20", "--policy", str(file)]
+    found = command(monkeypatch, tmp_path, *short, "--json")
+    assert found.exit_code == 0, found.output
+    line = json.loads(found.stdout.splitlines()[-1])
+    assert list(line["policies"]) == [*POLICIES, "eager"]
+    figures = {
+        "auc", "brier", "expected_over_observed", "retrainings", "promotions", "regretted_promotions", "differences",
+    }  # fmt: skip
+    assert figures <= set(line["policies"]["never"])
+    assert line["policies"]["eager"]["cost"] is not None and line["policies"]["never"]["cost"] is None
+    assert line["policies"]["oracle"]["differences"]["selfheal"]["auc"]["difference"] != 0
+    assert "[  2/2] oracle" in found.stderr, "where no terminal is, progress is lines"
+    (kept,) = (tmp_path / "home" / "backtests").iterdir()
+    assert json.loads((kept / "backtest.json").read_text()) == line
+    table = command(monkeypatch, tmp_path, *short).stdout
+    for expected in (*POLICIES, "eager", "AUC within", "regretted", "95% intervals", str(kept)):
+        assert expected in table
+    assert not (tmp_path / "home" / "toy" / "warehouse.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("policy: {gates: {min_rowz: 3}}", r"policy\.gates\.min_rowz"),
+        ("label: {horizon_months: 3}", "give 'policy' and 'training'"),
+        ("- 3", "give 'policy' and 'training'"),
+        ("policy: [", "cannot be read as YAML"),
+    ],
+)
+def test_a_policy_that_cannot_be_is_told_with_its_key(told, tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(PolicyError, match=f"mine.yaml.*{message}"):
+        policies_from(told[1], [file])
+
+
+def test_a_policy_file_changes_its_keys_alone(told, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("policy: {gates: {min_rows: 151}}\ntraining: {rounds: 7}")
+    (mine,) = policies_from(told[1], [file])
+    ours = told[1]
+    assert mine.name == "mine" and mine.kind is Kind.gated
+    assert (mine.case.policy.gates.min_rows, mine.case.training.rounds) == (151, 7)
+    assert mine.case.policy.gates.min_positives == ours.policy.gates.min_positives == 30
+    assert mine.case.model_copy(update={"policy": ours.policy, "training": ours.training}) == ours

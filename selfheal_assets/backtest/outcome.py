@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from selfheal_assets.backtest.history import Known
+from selfheal_assets.backtest.history import IN_THE_END, Known
 from selfheal_assets.backtest.life import RETRAIN, Life
 from selfheal_assets.backtest.policies import Kind
 from selfheal_assets.core import backtest as frames
 from selfheal_assets.core.backtest import Backtest
 from selfheal_assets.core.backtest_figures import Answers, compared_figures
-from selfheal_assets.core.backtest_scores import Promotion, alarms_judged, detection, regret
+from selfheal_assets.core.backtest_scores import Promotion, Regret, alarms_judged, detection, regret
+from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action
 from selfheal_assets.core.periods import chunk_end
 from selfheal_assets.use_case import UseCase
@@ -85,7 +86,7 @@ class Outcome:
         told = (found[f] for f in ("auc", "f1", "brier", "expected_over_observed"))
         return len(answers.label), int(answers.label.sum()), *told
 
-    def promotions(self, life: Life) -> dict[int, float | None]:
+    def promotions(self, life: Life) -> dict[int, Regret | None]:
         """By place in ``done``, the regret of each promotion that replaced a model."""
         label = self.cases["label"]
         known = label.is_not_null().to_numpy()
@@ -95,7 +96,7 @@ class Outcome:
             for i, d in enumerate(life.done)
             if d.action in (Action.promote.value, Action.roll_back.value)
         ]
-        found: dict[int, float | None] = {}
+        found: dict[int, Regret | None] = {}
         for at, (place, done) in enumerate(moves):
             if done.action != Action.promote.value or done.champion is None or done.challenger is None:
                 continue
@@ -112,25 +113,19 @@ class Outcome:
         for name, life in self.lives.items():
             lost = self.promotions(life)
             for place, d in enumerate(life.done):
+                told = (name, d.as_of, d.action, d.champion, d.challenger, d.reason)
                 more = lost.get(place)
                 rows.append(
-                    (
-                        name,
-                        d.as_of,
-                        d.action,
-                        d.champion,
-                        d.challenger,
-                        d.reason,
-                        None if more is None else more > 0,
-                        more,
-                    )
+                    (*told, more.value > 0, more.value, more.lower, more.upper)
+                    if more
+                    else (*told, *[None] * 4)
                 )
         return pl.DataFrame(rows, schema=frames.ACTIONS, orient="row")
 
     def models(self) -> pl.DataFrame:
         """See ``core.backtest.Backtest.models``."""
         rows = [
-            (name, n, m.candidate, m.trained_from, m.trained_until, m.reference.as_of, m.fingerprint)
+            (name, n, m.candidate, m.trained_from, m.trained_until, _trained_on(m), m.fingerprint)
             for name, life in self.lives.items()
             for n, m in enumerate(life.models, 1)
         ]
@@ -170,6 +165,7 @@ class Outcome:
                     "refusals": int(mine["action"].is_in(_REFUSED).sum()),
                     "rollbacks": int((mine["action"] == Action.roll_back.value).sum()),
                     "regretted_promotions": int(mine["regretted"].sum()),
+                    "proved_regrets": int((mine["regret_lower"] > 0).sum()),
                     "alarms": alarmed["chunk"].n_unique(),
                 }
                 | detection(alarmed, events, self._ends, life.policy.kind in (Kind.gated, Kind.on_drift))
@@ -177,6 +173,12 @@ class Outcome:
         return pl.DataFrame(rows, schema=frames.SUMMARY, orient="row").with_columns(
             pl.selectors.float().fill_nan(None)
         )
+
+
+def _trained_on(model: Bundle) -> datetime:
+    """The day a model was trained; the oracle's stands at the end of time, and learns until its day."""
+    as_of = model.reference.as_of
+    return model.trained_until if as_of == IN_THE_END else as_of
 
 
 def backtest_of(

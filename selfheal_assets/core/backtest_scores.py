@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.stats import norm
 
 from selfheal_assets.core.maturity import log_losses_so_far
 
@@ -20,19 +21,33 @@ class Promotion:
     replaced: np.ndarray
 
 
-def regret(promotion: Promotion) -> float | None:
-    """Mean log loss (nats a case) of the promoted model less that of the one it replaced; ``None`` without cases.
+@dataclass(frozen=True)
+class Regret:
+    """Mean log loss (nats a case) of the promoted model less that of the one it replaced, with a paired interval."""
+
+    value: float
+    lower: float
+    upper: float
+
+
+def regret(promotion: Promotion, confidence: float = 0.95) -> Regret | None:
+    """What a promotion cost on the labels that came later; ``None`` without cases.
 
     Above 0 the promotion is regretted: over the cases that it served, until it was replaced, taken back or the
-    history ended, the model before would have been better. All their labels came after the promotion.
+    history ended, the model before would have been better. All their labels came after the promotion. It is proved
+    where the interval, the normal form of the paired mean over cases, lies above 0.
     """
-    if not len(promotion.label):
+    size = len(promotion.label)
+    if not size:
         return None
-    due = np.ones(len(promotion.label))
+    due = np.ones(size)
     lost, kept = (
-        log_losses_so_far(p, promotion.label, due).mean() for p in (promotion.promoted, promotion.replaced)
+        log_losses_so_far(p, promotion.label, due) for p in (promotion.promoted, promotion.replaced)
     )
-    return float(lost - kept)
+    more = lost - kept
+    error = float(more.std(ddof=1) / np.sqrt(size)) if size > 1 else float("inf")
+    mean, half = float(more.mean()), float(norm.ppf(0.5 + confidence / 2)) * error
+    return Regret(mean, mean - half, mean + half)
 
 
 def alarms_judged(

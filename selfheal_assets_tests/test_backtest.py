@@ -287,6 +287,13 @@ def test_a_policy_that_cannot_be_is_told_with_its_key(told, tmp_path, text, mess
         policies_from(told[1], [file])
 
 
+def test_two_policies_of_one_name_are_refused(told, tmp_path):
+    file = tmp_path / "selfheal.yaml"
+    file.write_text("training: {rounds: 7}")
+    with pytest.raises(PolicyError, match="another policy called 'selfheal'"):
+        policies_from(told[1], [file])
+
+
 def test_a_policy_file_changes_its_keys_alone(told, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("policy: {gates: {min_rows: 151}}\ntraining: {rounds: 7}")

@@ -84,6 +84,7 @@ def _run(
 ) -> "tuple[Backtest, Path]":
     from selfheal_assets.backtest import policies
     from selfheal_assets.backtest.history import History, truth_of
+    from selfheal_assets.backtest.kept import code_fingerprint
     from selfheal_assets.backtest.run import Bounds, run_backtest
     from selfheal_assets.core import fingerprint
     from selfheal_assets.core.periods import midnight
@@ -97,7 +98,7 @@ def _run(
     cases = read_cases(case, settings)
     require_reference(case, split_at_go_live(cases, midnight(case.go_live))[0])
     told_truth = read_truth(settings.use_case_folder) if settings.use_case_folder else None
-    name = fingerprint.of_value([cases.fingerprint, case.model_dump(mode="json")])
+    name = fingerprint.of_value([cases.fingerprint, case.model_dump(mode="json"), code_fingerprint()])
     kept = folder or settings.backtests / f"{case.name}-{name}"
     with living_progress([p.name for p in compared]) as told:
         found = run_backtest(

@@ -145,6 +145,10 @@ class Known:
         times = self.traffic["event_time"]
         return slice(*(int(times.search_sorted(at, side="left")) for at in (start, end)))
 
+    def of_chunk(self, start: datetime) -> slice:
+        """Where the cases of the chunk that begins at ``start`` lie in ``traffic``."""
+        return self.answered(start, chunk_end(start, self.case.monitoring.chunk))
+
     def labelled(self, start: datetime, end: datetime) -> pl.DataFrame:
         """The answered cases of [start, end) as known at ``end``, by time and id.
 

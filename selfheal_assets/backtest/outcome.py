@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.backtest.history import IN_THE_END, Known
-from selfheal_assets.backtest.life import RETRAIN, Life
+from selfheal_assets.backtest.life import RETRAIN, Done, Life
 from selfheal_assets.backtest.policies import Kind
 from selfheal_assets.core import backtest as frames
 from selfheal_assets.core.backtest import Backtest
@@ -91,24 +91,29 @@ class Outcome:
 
     def promotions(self, life: Life) -> dict[int, Regret | None]:
         """By place in ``done``, the regret of each promotion that replaced a model."""
-        label = self.cases["label"]
-        known = label.is_not_null().to_numpy()
-        times = self.cases["event_time"].to_numpy()
-        moves = [
-            (i, d)
-            for i, d in enumerate(life.done)
-            if d.action in (Action.promote.value, Action.roll_back.value)
-        ]
-        found: dict[int, Regret | None] = {}
-        for at, (place, done) in enumerate(moves):
-            if done.action != Action.promote.value or done.champion is None or done.challenger is None:
-                continue
-            until = moves[at + 1][1].as_of if at + 1 < len(moves) else self.end
-            served = known & (times >= np.datetime64(done.as_of)) & (times < np.datetime64(until))
-            pair = (life.models[n - 1] for n in (done.challenger, done.champion))
-            scores = [life.shared.scores(b)[: len(known)][served] for b in pair]
-            found[place] = regret(Promotion(label.to_numpy()[served].astype(np.int8), *scores))
-        return found
+        moved = (Action.promote.value, Action.roll_back.value)
+        moves = [(place, done) for place, done in enumerate(life.done) if done.action in moved]
+        ends = [done.as_of for _, done in moves[1:]] + [self.end]
+        return {
+            place: self._regretted(life, done, until)
+            for (place, done), until in zip(moves, ends, strict=True)
+            if done.action == Action.promote.value and done.champion is not None
+        }
+
+    def _regretted(self, life: Life, done: Done, until: datetime) -> Regret | None:
+        """Of a promotion: on the labelled cases of the chunks that it served."""
+        chunks = [n for n, start in enumerate(self.starts) if done.as_of <= start < until]
+        assert done.challenger is not None and done.champion is not None
+        promoted, replaced = (
+            np.concatenate(
+                [np.empty(0), *(life.shared.scores(life.models[n - 1], self.starts[c]) for c in chunks)]
+            )
+            for n in (done.challenger, done.champion)
+        )
+        served = self.cases.filter(pl.col("chunk").is_in(chunks))["label"]
+        known = served.is_not_null().to_numpy()
+        label = served.drop_nulls().to_numpy().astype(np.int8)
+        return regret(Promotion(label, promoted[known], replaced[known]))
 
     def actions(self) -> pl.DataFrame:
         """See ``core.backtest.Backtest.actions``."""

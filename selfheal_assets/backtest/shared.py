@@ -34,16 +34,17 @@ class Shared:
 
     def __init__(self, known: Known, kept: Kept) -> None:
         self.known, self.kept = known, kept
-        self._scores: dict[str, np.ndarray] = {}
+        self._scores: dict[tuple[str, datetime], np.ndarray] = {}
         self._profiles: dict[tuple[str, str], ChampionProfile] = {}
         self._curves: dict[datetime, TimingCurve] = {}
         self._bundles: dict[str, Bundle] = {}
 
-    def scores(self, bundle: Bundle) -> np.ndarray:
-        """The model's probabilities of all answered cases, in the order of ``known.traffic``."""
-        if bundle.fingerprint not in self._scores:
-            self._scores[bundle.fingerprint] = bundle.score(self.known.traffic)
-        return self._scores[bundle.fingerprint]
+    def scores(self, bundle: Bundle, start: datetime) -> np.ndarray:
+        """The model's probabilities of the cases of the chunk that begins then, in the order of ``traffic``."""
+        key = bundle.fingerprint, start
+        if key not in self._scores:
+            self._scores[key] = bundle.score(self.known.traffic[self.known.of_chunk(start)])
+        return self._scores[key]
 
     def curve(self, as_of: datetime) -> TimingCurve:
         """When positives become known, as it was known."""

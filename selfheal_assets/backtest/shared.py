@@ -101,7 +101,8 @@ class Shared:
             NotEnoughData: no member can be fitted.
         """
         wanted = [m for m in case.training.family if m in ("full_history", "recent_window")]
-        training = case.training.model_copy(update={"family": tuple(wanted) or ("full_history",)})
+        family = tuple(wanted) or ("full_history",)
+        training = case.training.model_copy(update={"family": family, "folds": 2})  # it is dear enough
         known = self.known.known(as_of, as_of, IN_THE_END, answered_only=False)
         rows = known.filter(pl.col("label").is_not_null()).select(
             "entity_id", "event_time", *case.feature_names, "label",

@@ -63,6 +63,15 @@ def write(simulation: Simulation, case: UseCase, folder: Path) -> Written:
     return Written(folder, use_case, declared["name"])
 
 
+def read_truth(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame] | None:
+    """``events``, ``in_force`` and ``truth`` of a history that :func:`write` wrote there; ``None`` if it is none."""
+    paths = [folder / f"{name}.parquet" for name in ("events", "in_force", "truth")]
+    if not all(p.exists() for p in (folder / "scenario.yaml", *paths)):
+        return None
+    events, in_force, truth = (pl.read_parquet(p) for p in paths)
+    return events, in_force, truth
+
+
 def source_table(simulation: Simulation) -> pl.DataFrame:
     """One row per case as a source has it.
 
@@ -121,6 +130,8 @@ def declaration(scenario: Scenario, case: UseCase, source: Path) -> dict[str, An
             "recent_months": max(1, (scenario.history_months + reference_start) // 2),
             "evaluation_months": scenario.reference_months,
             "validation_months": max(1, scenario.reference_months // 2),
+            # What lies between the gates' months and the horizon is what 'maturity_aware' learns from.
+            "gate_months": max(1, min(case.training.gate_months, scenario.horizon_months // 2)),
         },
     }
 

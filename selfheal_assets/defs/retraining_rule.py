@@ -74,6 +74,13 @@ class Retraining:
         """By which the daemon starts each attempt once."""
         return f"retrain:{self.window}" + (f":{self.failed_before}" if self.failed_before else "")
 
+    def said(self, attempts: int) -> str:
+        """Why it is started, in words; ``attempts`` is the policy's limit."""
+        return (
+            f"{self.remedy.value} for the window {self.window}: {', '.join(self.checks)} failed; attempt "
+            f"{self.failed_before + 1} of {attempts} (policy.retraining_attempts)"
+        )
+
 
 @dataclass(frozen=True)
 class Withheld:
@@ -134,7 +141,12 @@ def next_retraining(
     called_for = {w: diagnose(checks, policy.retrain_on) for w, checks in by_window.items()}
     failing = [w for w, diagnosis in called_for.items() if diagnosis.remedy is not Remedy.none]
     if not failing:
-        return "no check that starts a retraining has failed"
+        judged = (
+            f"{len(by_window)} windows judged, the newest {max(by_window)}"
+            if by_window
+            else "no window judged yet"
+        )
+        return f"no check that starts a retraining has failed ({', '.join(policy.retrain_on)}): {judged}"
     window, tried = max(failing), retrained_windows(instance)
     diagnosis, failed = called_for[window], tried.get(window) or 0
     if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=RUNNING), limit=1):

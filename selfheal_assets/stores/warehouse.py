@@ -8,7 +8,7 @@ import fcntl
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -197,6 +197,20 @@ def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
         [table],
     )
     return bool(found and found[0])
+
+
+def columns_made_by(statements: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The columns and types of the tables that these statements make, by table, tried out in memory."""
+    with duckdb.connect() as connection:
+        for statement in statements:
+            connection.execute(statement)
+        found = connection.execute(
+            "select table_name, column_name, data_type from duckdb_columns()"
+        ).fetchall()
+    tables: dict[str, dict[str, str]] = {}
+    for table, column, kind in found:
+        tables.setdefault(table, {})[column] = kind.lower()
+    return tables
 
 
 def replace_rows(

@@ -49,7 +49,7 @@ class Served:
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         """One evaluation of the guard, as the daemon's."""
-        guard = build_champion_guard()
+        guard = build_champion_guard(["team:ml-platform"])
         with dg.build_sensor_context(self.instance, resources={"stores": self.stores}) as context:
             return guard(context)  # type: ignore[return-value]
 

@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     full: bool = False
     lock_timeout_s: float = 120.0
     idempotency_hours: Annotated[float, Field(gt=0, le=24 * 3660)] = 24.0
+    dead_letter_days: Annotated[float, Field(gt=0)] = 365.0
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
     monitoring_interval: ChunkPeriod | None = Field(default=None, validation_alias="MONITORING_INTERVAL")
     monitoring_lookback: int | None = Field(default=None, validation_alias="MONITORING_LOOKBACK")

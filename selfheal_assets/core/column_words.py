@@ -20,7 +20,7 @@ ANYWHERE = {
     "threshold": "The limit that the figure is held against",
     "alert": "Whether the value is beyond its limit",
     "tier": "warn: a test that failed twice in three chunks; act: accumulated evidence",
-    "status": "PASSED, FAILED or INSUFFICIENT_DATA; unknown is never a pass",
+    "status": "PASS, FAIL or INSUFFICIENT_DATA; unknown is never a pass",
     "statistic": "Evidence of change so far",
     "limit": "The evidence that alarms",
     "p_value": "Chance of such a difference where nothing changed",
@@ -112,7 +112,7 @@ OF_TABLE = {
     "prediction_log": {"threshold": "The version's decision threshold"},
     "health_report": {
         "label": "The chunk's name",
-        "status": "PASSED only where outcomes say so; INSUFFICIENT_DATA where only drift and estimates hold",
+        "status": "PASS only where outcomes say so; INSUFFICIENT_DATA where only drift and estimates hold",
         "reason": "Why the status is what it is",
         "rows": "Predictions in the chunk",
     },

@@ -1,5 +1,8 @@
 """Ingest: what the service logged and which labels arrived, brought into the warehouse once."""
 
+import time
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
@@ -19,7 +22,7 @@ from selfheal_assets.defs.resources import (
     told_of,
     with_step,
 )
-from selfheal_assets.stores import label_ledger, label_status, log_ingestion
+from selfheal_assets.stores import dead_letters, label_ledger, label_status, log_ingestion
 
 GROUP = "ingest"
 
@@ -55,6 +58,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
             "rows_added": done.rows_added,
             "segments_read": done.segments,
             "torn_bytes_skipped": done.torn_bytes,
+            "dead_letters_removed": _pruned(stores, stores.settings.prediction_log),
         }
         checks = [
             _schema_check(stores, rows, chunk),
@@ -88,11 +92,17 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
                 "rows_added": done.rows_added,
                 "rows_rejected": done.rows_rejected,
                 "files_rejected": done.files_rejected,
+                "dead_letters_removed": _pruned(stores, stores.settings.label_landing),
             },
             check_results=[_label_clock_check(stores, chunk)],
         )
 
     return [ingest_predictions, ingest_labels]
+
+
+def _pruned(stores: Stores, folder: Path) -> int:
+    """Dead letters that were kept as long as the installation wants, removed; returns how many files."""
+    return dead_letters.prune(folder / "rejected", stores.settings.dead_letter_days, time.time())
 
 
 def _schema_check(stores: Stores, rows: pl.DataFrame, chunk: Chunk) -> dg.AssetCheckResult:

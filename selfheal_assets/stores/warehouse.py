@@ -4,6 +4,7 @@ One writer at a time, held by a file lock that the kernel frees when a process d
 transaction. Readers outside Dagster never open the file: they read the snapshots in ``published``.
 """
 
+import errno
 import fcntl
 import os
 import random
@@ -26,6 +27,20 @@ _CONFIG: dict[str, Any] = {
 
 class WarehouseBusy(TimeoutError):
     """Another process held the warehouse for longer than the time allowed."""
+
+
+class DiskFull(OSError):
+    """The warehouse's disk is full; nothing of the transaction was kept."""
+
+    def __init__(self, path: Path, told: str) -> None:
+        super().__init__(
+            errno.ENOSPC,
+            f"the disk of {path} is full; nothing of this step was kept, and nothing before it is lost. Free space "
+            f"(docs/runbook.md, 'The disk is full') and run the step again. In its own words: {told}",
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class Warehouse:
@@ -139,9 +154,11 @@ class Warehouse:
             connection.execute("begin")
             yield connection
             connection.execute("commit")
-        except BaseException:
+        except BaseException as error:
             with suppress(duckdb.Error):
                 connection.execute("rollback")
+            if isinstance(error, duckdb.Error) and os.strerror(errno.ENOSPC) in str(error):
+                raise DiskFull(self.path, str(error)) from error
             raise
         finally:
             if not self._keep:
@@ -178,8 +195,15 @@ class Warehouse:
         self.published.mkdir(parents=True, exist_ok=True)
         target = self.published / f"{name}.parquet"
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        frame.write_parquet(temporary)
-        os.replace(temporary, target)
+        try:
+            frame.write_parquet(temporary)
+            os.replace(temporary, target)
+        except pl.exceptions.ComputeError as error:  # in place of an OSError
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise DiskFull(target, str(error)) from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)  # is there only where the disk was full
         return target
 
 

@@ -278,7 +278,9 @@ def test_the_sensor_asks_for_the_retraining_once_and_says_why_not(instance, case
 
     silent = tick()
     assert isinstance(silent, dg.SkipReason)
-    assert NOTHING in str(silent.skip_message)
+    assert NOTHING in str(silent.skip_message) and "no window judged yet" in str(silent.skip_message)
+    evaluate(instance, "2019-10-01", **{DRIFT: PASS})
+    assert str(tick().skip_message).endswith(": 1 windows judged, the newest 2019-10-01")
     evaluate(instance, "2020-01-01", **{DRIFT: FAIL, CALIBRATION: FAIL})
     first, second = tick(), tick()
     for request in (first, second):
@@ -290,6 +292,13 @@ def test_the_sensor_asks_for_the_retraining_once_and_says_why_not(instance, case
     answered = tick()
     assert isinstance(answered, dg.SkipReason)
     assert "was answered" in answered.skip_message
+
+
+def test_the_sensor_tells_in_its_tick_why_it_acts():
+    assert Retraining("2020-01-01", (DRIFT, CALIBRATION), 1, Remedy.recalibrate).said(3) == (
+        "RECALIBRATE for the window 2020-01-01: drift_within_limits, calibration_holds failed; attempt 2 of 3 "
+        "(policy.retraining_attempts)"
+    )
 
 
 def test_broken_data_never_retrain(instance, case):

@@ -29,6 +29,10 @@ class WarehouseBusy(TimeoutError):
     """Another process held the warehouse for longer than the time allowed."""
 
 
+class WarehouseDamaged(RuntimeError):
+    """The warehouse's file is not what DuckDB wrote."""
+
+
 class DiskFull(OSError):
     """The warehouse's disk is full; nothing of the transaction was kept."""
 
@@ -127,6 +131,11 @@ class Warehouse:
             try:
                 return duckdb.connect(str(self.path), config=_CONFIG)
             except duckdb.IOException as error:
+                if "not a valid DuckDB database" in str(error):
+                    raise WarehouseDamaged(
+                        f"{self.path} is damaged: restore it from a backup (docs/runbook.md, 'Back up and "
+                        f"restore'); the service goes on answering and logging without it. In DuckDB's words: {error}"
+                    ) from error
                 if "Could not set lock" not in str(error):
                     raise
                 if time.monotonic() > deadline:

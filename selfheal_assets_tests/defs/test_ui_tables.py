@@ -56,7 +56,7 @@ def test_the_columns_shown_are_the_tables_own(stores: Stores):
         theirs = real.filter(pl.col("table_name") == table)
         assert ours == dict(theirs.select("column_name", "kind").iter_rows()), table
         checked += 1
-    assert checked == 28
+    assert checked == 29
 
 
 def test_a_materialization_counts_the_rows_of_its_table(monitored: dg.ExecuteInProcessResult, stores: Stores):

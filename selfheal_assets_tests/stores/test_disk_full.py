@@ -1,4 +1,4 @@
-"""The loop's disk fills up for real: whatever was under way, nothing is lost, half done or unexplained."""
+"""The loop's disk fills up or its file is damaged for real: nothing is lost, half done or unexplained."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from selfheal_assets.settings import Settings
 from selfheal_assets.stores import label_ledger
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import DiskFull, Warehouse
+from selfheal_assets_tests.conftest import selfheal
 
 pytestmark = pytest.mark.integration
 
@@ -91,3 +92,23 @@ def test_readers_keep_the_last_snapshot_and_no_scrap_stays(disk: Path, warehouse
     assert [p.name for p in disk.joinpath("published").iterdir()] == ["health_report.parquet"]
     filler.unlink()
     assert pl.read_parquet(path).equals(old)
+
+
+def test_a_damaged_warehouse_is_named_with_the_way_out_and_no_stack_trace(tmp_path: Path):
+    settings = Settings(use_case="sba_loans", home=tmp_path)
+    settings.warehouse_path.parent.mkdir(parents=True)
+    settings.warehouse_path.write_bytes(b"no database" * 2000)
+    done = selfheal("audit", "verify", SELFHEAL_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"selfheal: {settings.warehouse_path} is damaged: restore it from a backup")
+    assert settings.warehouse_path.read_bytes() == b"no database" * 2000, "nobody wrote over it"
+
+
+def test_a_command_waits_for_the_warehouse_as_long_as_it_is_told(tmp_path: Path):
+    settings = Settings(use_case="sba_loans", home=tmp_path)
+    holder = Warehouse(settings.warehouse_path, settings.published)
+    create_tables(holder, settings.case)
+    with holder.locked():
+        done = selfheal("audit", "verify", SELFHEAL_HOME=str(tmp_path), SELFHEAL_LOCK_TIMEOUT_S="0.1")
+    assert done.returncode == 2
+    assert "was locked by another process for more than 0.1 s: wait for the other run" in done.stderr

@@ -4,9 +4,12 @@
 selfheal_assets.definitions --select reference_data``.
 """
 
+import warnings
+
 import dagster as dg
 
 from selfheal_assets.defs import automation, mlflow_run
+from selfheal_assets.defs.catalogue import described
 from selfheal_assets.defs.dbt import build_dbt_assets
 from selfheal_assets.defs.drift import build_drift_assets
 from selfheal_assets.defs.estimate import build_estimate_assets
@@ -21,6 +24,7 @@ from selfheal_assets.defs.reference import applications, reference_data
 from selfheal_assets.defs.resources import Stores, chunk_partitions
 from selfheal_assets.defs.retrain import shadow_models, training_set
 from selfheal_assets.defs.rollback import build_champion_guard, build_rollback_assets
+from selfheal_assets.defs.table_schemas import table_schemas
 from selfheal_assets.settings import Settings, prepare_environment
 
 ONE_CHUNK_A_RUN = dg.BackfillPolicy.multi_run(1)  # each chunk stands at its own time
@@ -46,21 +50,31 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
         *build_health_assets(partitions),
         *build_rollback_assets(partitions),
     ]
+    assets = [
+        applications,
+        reference_data,
+        *(a.with_attributes(backfill_policy=ONE_CHUNK_A_RUN) for a in by_chunk),
+        build_dbt_assets(settings, partitions),
+        training_set,
+        shadow_models,
+        shadow_evaluation,
+        promotion_decision,
+        production_model,
+    ]
+    owners, columns = settings.owners.split(","), table_schemas(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # owners of schedules and sensors
+        schedules = automation.build_schedules(jobs, case, partitions, owners)
+        sensors = [
+            *automation.build_sensors(jobs, case, owners),
+            build_champion_guard(owners),
+            build_notify_sensor(owners),
+        ]
     return dg.Definitions(
-        assets=[
-            applications,
-            reference_data,
-            *(a.with_attributes(backfill_policy=ONE_CHUNK_A_RUN) for a in by_chunk),
-            build_dbt_assets(settings, partitions),
-            training_set,
-            shadow_models,
-            shadow_evaluation,
-            promotion_decision,
-            production_model,
-        ],
+        assets=[asset.map_asset_specs(lambda spec: described(spec, owners, columns)) for asset in assets],
         jobs=jobs,
-        schedules=automation.build_schedules(jobs, case, partitions),
-        sensors=[*automation.build_sensors(jobs, case), build_champion_guard(), build_notify_sensor()],
+        schedules=schedules,
+        sensors=sensors,
         resources={"stores": stores or Stores(settings), "mlflow_run": mlflow_run.build_resource(settings)},
         executor=dg.in_process_executor,
     )

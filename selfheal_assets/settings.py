@@ -6,6 +6,7 @@ limits apply belongs to the use case.
 
 import getpass
 import os
+import re
 import shutil
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,6 +28,9 @@ ENVIRONMENT = {
     # XGBoost's idle threads would spin and starve whatever else runs on a small machine.
     "OMP_WAIT_POLICY": "passive",
 }
+
+
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)*\.[A-Za-z]{2,}")
 
 
 def prepare_environment() -> None:
@@ -103,6 +107,7 @@ class Settings(BaseSettings):
     full: bool = False
     lock_timeout_s: float = 120.0
     idempotency_hours: Annotated[float, Field(gt=0, le=24 * 3660)] = 24.0
+    dead_letter_days: Annotated[float, Field(gt=0)] = 365.0
     mlflow_tracking_uri: str | None = Field(default=None, validation_alias="MLFLOW_TRACKING_URI")
     monitoring_interval: ChunkPeriod | None = Field(default=None, validation_alias="MONITORING_INTERVAL")
     monitoring_lookback: int | None = Field(default=None, validation_alias="MONITORING_LOOKBACK")
@@ -122,6 +127,7 @@ class Settings(BaseSettings):
         default="INFO", validation_alias="LOG_LEVEL"
     )
 
+    owners: str = "team:ml-platform"
     notify_webhook: str | None = None
     notify_slack: str | None = None
     notify_email: str | None = None
@@ -143,6 +149,18 @@ class Settings(BaseSettings):
                 "give smtp://user:password@host:port, or smtps:// where the server speaks TLS at once"
             )
         return value
+
+    @field_validator("owners")
+    @classmethod
+    def _are_owners(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        if wrong := [
+            n for n in names if not (n.startswith("team:") and len(n) > 5) and not _EMAIL.fullmatch(n)
+        ]:
+            raise ValueError(
+                f"'{wrong[0]}' owns nothing: give team:NAME or an e-mail address, parted by commas"
+            )
+        return ",".join(names)
 
     @field_validator("rate_limit")
     @classmethod

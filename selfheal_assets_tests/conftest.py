@@ -34,6 +34,7 @@ _TOGETHER = {
         "test_bad_chunks.py",
         "test_credit_view.py",
         "test_evidence_assets.py",
+        "test_ui_tables.py",
         "test_decisions.py",
         "test_status.py",
         "test_backtest.py",

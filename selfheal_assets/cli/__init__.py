@@ -52,12 +52,21 @@ def main() -> None:
     prepare_environment()
     from selfheal_assets.core.plan import NotEnoughData
     from selfheal_assets.stores.sources import SourceError
-    from selfheal_assets.stores.warehouse import WarehouseBusy
+    from selfheal_assets.stores.warehouse import DiskFull, WarehouseBusy, WarehouseDamaged
     from selfheal_assets.use_case import UseCaseError
 
+    told = (
+        SettingsError,
+        UseCaseError,
+        SourceError,
+        NotEnoughData,
+        WarehouseBusy,
+        WarehouseDamaged,
+        DiskFull,
+    )
     try:
         app()
-    except (SettingsError, UseCaseError, SourceError, NotEnoughData, WarehouseBusy) as error:
+    except told as error:
         typer.echo(f"selfheal: {error}", err=True)
         sys.exit(2)
 

@@ -170,7 +170,7 @@ def _warehouse(settings: Settings) -> Any:
     nothing = "no decision was taken yet: run `selfheal replay`, or materialize promotion_decision"
     if not settings.warehouse_path.exists():
         raise NothingDecided(f"{nothing} (looked in {settings.warehouse_path})")
-    warehouse = Warehouse(settings.warehouse_path, settings.published)
+    warehouse = Warehouse(settings.warehouse_path, settings.published, settings.lock_timeout_s)
     if not warehouse.has("decisions") or decision_ledger.history(warehouse).is_empty():
         raise NothingDecided(nothing)
     return warehouse

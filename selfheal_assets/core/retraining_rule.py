@@ -73,7 +73,12 @@ def next_due(
     called_for = {w: diagnose(checks, policy.retrain_on) for w, checks in by_window.items()}
     failing = [w for w, diagnosis in called_for.items() if diagnosis.remedy is not Remedy.none]
     if not failing:
-        return "no check that starts a retraining has failed"
+        judged = (
+            f"{len(by_window)} windows judged, the newest {max(by_window)}"
+            if by_window
+            else "no window judged yet"
+        )
+        return f"no check that starts a retraining has failed ({', '.join(policy.retrain_on)}): {judged}"
     window = max(failing)
     diagnosis, failed = called_for[window], tried.get(window) or 0
     if records.running:

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from selfheal_assets.defs.check_catalogue import described_test
 from selfheal_assets.defs.resources import Stores, as_of_of
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import tables
@@ -60,6 +61,10 @@ def _translator() -> Any:
         def get_asset_spec(self, manifest: Mapping[str, Any], unique_id: str, project: Any) -> dg.AssetSpec:
             spec = super().get_asset_spec(manifest, unique_id, project)
             return spec.replace_attributes(deps=[dep for dep in spec.deps if dep.asset_key not in _NO_ASSETS])
+
+        def get_asset_check_spec(self, *args: Any, **named: Any) -> dg.AssetCheckSpec | None:
+            spec = super().get_asset_check_spec(*args, **named)
+            return described_test(spec) if spec else None
 
     return Translator()
 

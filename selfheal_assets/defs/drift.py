@@ -15,6 +15,7 @@ from selfheal_assets.core.drift_state import DriftState
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.watched_counts import watched_cells, watched_history
 from selfheal_assets.defs.champion import ChampionProfile
+from selfheal_assets.defs.check_catalogue import check_spec
 from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.nannyml_bridge import MULTIVARIATE_METHOD
@@ -39,8 +40,7 @@ def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDef
     def chunk_statistics(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """The chunk's rows, counted in the cells of the champion's reference, for all features and segments.
 
-        Figures of drift and estimates are made of these counts, which add up: no row is read twice. It fails where
-        the warehouse cannot be read.
+        Figures of drift and estimates are made of these counts, which add up: no row is read twice.
         """
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
@@ -99,14 +99,14 @@ def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDef
         kinds={"duckdb"},
         partitions_def=partitions,
         deps=[chunk_statistics],
-        check_specs=[dg.AssetCheckSpec(CHECK, asset="drift_alarms")],
+        check_specs=[check_spec(CHECK, "drift_alarms")],
     )
     def drift_alarms(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Whether inputs or scores changed since the champion's reference, with a bounded chance of false alarms.
 
         Two tiers share the policy's budget for a year: a test failed twice in three chunks warns, accumulated
-        evidence asks for action. A failure names the features, since when, which way and how much, and the suspected
-        causes. It says 'look': drift is not yet harm. It starts a retraining, and the gates decide.
+        evidence asks for action. An alarm names the features, since when, which way and how much, and the suspected
+        causes.
         """
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)

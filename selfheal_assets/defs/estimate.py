@@ -14,6 +14,7 @@ from selfheal_assets.core.score_table import score_groups
 from selfheal_assets.core.segment_estimates import SEGMENT_SCHEMA as SCHEMA
 from selfheal_assets.core.segment_estimates import segment_estimates
 from selfheal_assets.defs.champion import ChampionProfile
+from selfheal_assets.defs.check_catalogue import check_spec
 from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of
@@ -32,7 +33,7 @@ def build_estimate_assets(partitions: dg.PartitionsDefinition) -> list[dg.Assets
         kinds={"duckdb", "nannyml"},
         partitions_def=partitions,
         deps=["chunk_statistics"],
-        check_specs=[dg.AssetCheckSpec(CHECK, asset="estimated_performance")],
+        check_specs=[check_spec(CHECK, "estimated_performance")],
     )
     def estimated_performance(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Performance without labels, in all metrics and by segment, with its interval and own past error.

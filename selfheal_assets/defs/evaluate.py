@@ -55,6 +55,7 @@ def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeRe
             "cases": rows.height,
             "from": f"{rows['event_time'][0]:%Y-%m-%d}" if rows.height else "no case",
             "as_of": f"{window.as_of:%Y-%m-%d}",
+            "dagster/row_count": table.height,
             "comparison": table_metadata(table),
         }
     )

@@ -11,9 +11,17 @@ from selfheal_assets.core.monitoring import Finding, Status
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.credit import credit_view
 from selfheal_assets.defs.monitor import LABELLED, served
-from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
+from selfheal_assets.defs.resources import (
+    Chunk,
+    Context,
+    Stores,
+    StoresParam,
+    chunk_of,
+    report_path,
+    table_metadata,
+)
 from selfheal_assets.reports.drift import DriftPage, save_drift_page
-from selfheal_assets.reports.plots import bars_markdown
+from selfheal_assets.reports.plots import bars_markdown, timeline_markdown
 from selfheal_assets.stores import chunks
 from selfheal_assets.stores.credit_marts import MARTS
 
@@ -36,13 +44,10 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         group_name=GROUP, kinds={"duckdb", "html"}, partitions_def=partitions, deps=[*_UPSTREAM, *MARTS]
     )
     def drift_report(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """What changed in this chunk and what is known of it, on one HTML page with plots.
-
-        It fails where the page cannot be written.
-        """
+        """What changed in this chunk and what is known of it, on one HTML page with plots."""
         chunk = chunk_of(context, stores.case)
         drift = _shown_drift(stores, chunk)
-        path = stores.settings.reports / f"drift_{chunk.key}.html"
+        path = report_path(stores.settings, chunk)
         metadata: dict = {
             "report": dg.MetadataValue.path(str(save_drift_page(_page(stores, chunk, drift), path)))
         }
@@ -76,10 +81,23 @@ def build_health_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         facts = {k: ("" if v is None else v) for k, v in row.row(0, named=True).items()}
         return dg.MaterializeResult(
             metadata=facts
+            | {"dagster/row_count": 1, "performance": _timeline(whole), "report": _report(stores, chunk)}
             | {"recent": table_metadata(whole.tail(8)), "evidence": table_metadata(_whole(evidence))}
         )
 
     return [drift_report, health_report]
+
+
+def _report(stores: Stores, chunk: Chunk) -> dg.MetadataValue:
+    return dg.MetadataValue.path(str(report_path(stores.settings, chunk)))
+
+
+def _timeline(health: pl.DataFrame) -> dg.MetadataValue:
+    """ROC AUC of the newest 40 chunks as a picture, or the words that there is none yet."""
+    shown = health.sort("chunk").tail(40)
+    if shown["estimated_auc"].is_null().all() and shown["realized_auc"].is_null().all():
+        return dg.MetadataValue.text("no chunk has an estimated or realized ROC AUC yet")
+    return dg.MetadataValue.md(timeline_markdown(shown))
 
 
 def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:

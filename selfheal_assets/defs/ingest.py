@@ -1,5 +1,8 @@
 """Ingest: what the service logged and which labels arrived, brought into the warehouse once."""
 
+import time
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
@@ -7,16 +10,19 @@ from selfheal_assets.core import schemas
 from selfheal_assets.core.failing_rows import failing_rows
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import midnight
+from selfheal_assets.defs.check_catalogue import check_spec
 from selfheal_assets.defs.resources import (
     Chunk,
     Context,
     Stores,
     StoresParam,
     chunk_of,
+    leads_on,
     table_metadata,
     told_of,
+    with_step,
 )
-from selfheal_assets.stores import label_ledger, label_status, log_ingestion
+from selfheal_assets.stores import dead_letters, label_ledger, label_status, log_ingestion
 
 GROUP = "ingest"
 
@@ -30,16 +36,12 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         kinds={"duckdb"},
         partitions_def=partitions,
         check_specs=[
-            dg.AssetCheckSpec("schema_is_valid", asset="prediction_log", blocking=True),
-            dg.AssetCheckSpec("event_times_are_plausible", asset="prediction_log"),
+            check_spec("schema_is_valid", "prediction_log", blocking=True),
+            check_spec("event_times_are_plausible", "prediction_log"),
         ],
     )
     def ingest_predictions(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """Every answer of the prediction service, ingested from its log exactly once.
-
-        A failed schema_is_valid means that a logged row breaks the use case's schema: nothing after it can be
-        trusted. A failed event_times_are_plausible names rows that no chunk holds, so that nobody judges them.
-        """
+        """Every answer of the prediction service, ingested from its log exactly once."""
         chunk, case = chunk_of(context, stores.case), stores.case
         done = log_ingestion.ingest(stores.warehouse, case, stores.settings.prediction_log)
         features = ", ".join(f'"{name}"' for name in case.feature_names)
@@ -51,13 +53,15 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         )
         metadata = {
             "rows_in_chunk": rows.height,
+            "dagster/row_count": rows.height,
             "entities_answered_again": rows.height - rows["entity_id"].n_unique(),
             "rows_added": done.rows_added,
             "segments_read": done.segments,
             "torn_bytes_skipped": done.torn_bytes,
+            "dead_letters_removed": _pruned(stores, stores.settings.prediction_log),
         }
         checks = [
-            _schema_check(rows, case.features, chunk),
+            _schema_check(stores, rows, chunk),
             _clock_check(stores, chunk),
         ]
         return dg.MaterializeResult(metadata=metadata, check_results=checks)
@@ -67,14 +71,10 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         group_name=GROUP,
         kinds={"duckdb"},
         partitions_def=partitions,
-        check_specs=[dg.AssetCheckSpec("label_times_are_plausible", asset="labels")],
+        check_specs=[check_spec("label_times_are_plausible", "labels")],
     )
     def ingest_labels(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """The label ledger: what became true when, and when we learned it; a correction is a new row.
-
-        Rows that cannot be read are in ``labels/rejected`` with their reason. A failed label_times_are_plausible
-        names labels that were known before their case had happened.
-        """
+        """The label ledger: what became true when, and when we learned it; a correction is a new row."""
         chunk = chunk_of(context, stores.case)
         done = label_ledger.ingest(stores.warehouse, stores.settings.label_landing)
         label_status.publish(stores.warehouse, done, stores.settings.wall_clock())
@@ -86,11 +86,13 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         return dg.MaterializeResult(
             metadata={
                 "recorded_in_chunk": int(counted["labels"]),
+                "dagster/row_count": int(counted["labels"]),
                 "positives_in_chunk": int(counted["positives"]),
                 "files": done.files,
                 "rows_added": done.rows_added,
                 "rows_rejected": done.rows_rejected,
                 "files_rejected": done.files_rejected,
+                "dead_letters_removed": _pruned(stores, stores.settings.label_landing),
             },
             check_results=[_label_clock_check(stores, chunk)],
         )
@@ -98,23 +100,33 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
     return [ingest_predictions, ingest_labels]
 
 
-def _schema_check(rows: pl.DataFrame, features, chunk: Chunk) -> dg.AssetCheckResult:
+def _pruned(stores: Stores, folder: Path) -> int:
+    """Dead letters that were kept as long as the installation wants, removed; returns how many files."""
+    return dead_letters.prune(folder / "rejected", stores.settings.dead_letter_days, time.time())
+
+
+def _schema_check(stores: Stores, rows: pl.DataFrame, chunk: Chunk) -> dg.AssetCheckResult:
+    name, features = "schema_is_valid", stores.case.features
     try:
         schemas.validate_cases(rows, features, f"prediction_log of {chunk.label}")
     except schemas.InvalidRows as error:
         sample = failing_rows(rows, error, features)
-        metadata = told_of(chunk, Status.failed) | {
+        metadata = told_of(chunk, Status.failed) | leads_on(name, Status.failed, chunk, stores.settings)
+        metadata |= {
             "failing_rows": dg.MetadataValue.int(len({p.row for p in error.problems})),
             "sample": table_metadata(sample),
         }
         return dg.AssetCheckResult(
-            check_name="schema_is_valid", passed=False, description=str(error), metadata=metadata
+            check_name=name,
+            passed=False,
+            description=with_step(name, str(error), Status.failed),
+            metadata=metadata,
         )
     return dg.AssetCheckResult(
-        check_name="schema_is_valid",
+        check_name=name,
         passed=True,
         description=f"{rows.height} rows are valid",
-        metadata=told_of(chunk, Status.passed),
+        metadata=told_of(chunk, Status.passed) | leads_on(name, Status.passed, chunk, stores.settings),
     )
 
 
@@ -134,7 +146,7 @@ def _clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
         chunk,
         "event_times_are_plausible",
         wrong,
-        f"{wrong.height} logged rows happened {said}, so no chunk judges them: look at the clock of who sent them",
+        f"{wrong.height} logged rows happened {said}, so no chunk judges them",
         f"no logged row happened {said}",
     )
 
@@ -153,8 +165,7 @@ def _label_clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
         chunk,
         "label_times_are_plausible",
         wrong,
-        f"{wrong.height} labels were recorded before their case happened; they count as known at once (age 0): look "
-        "at the clock of their source, and for ids that were given to two cases",
+        f"{wrong.height} labels were recorded before their case happened; they count as known at once (age 0)",
         "no label was recorded before its case happened",
     )
 
@@ -176,8 +187,9 @@ def _plausible(
         check_name=check,
         passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
-        description=good if passed else bad,
+        description=good if passed else with_step(check, bad, Status.failed),
         metadata=told_of(chunk, Status.failed if doubtful else Status.passed)
+        | leads_on(check, Status.passed if passed else Status.failed, chunk, stores.settings)
         | {"rows": wrong.height}
         | ({} if passed else {"sample": table_metadata(wrong, schemas.SHOWN)}),
     )

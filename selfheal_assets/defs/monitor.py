@@ -4,6 +4,8 @@ Each asset writes its chunk's rows to the table of its name. Checks state the he
 healthy.
 """
 
+from typing import Any
+
 import dagster as dg
 import polars as pl
 
@@ -12,6 +14,7 @@ from selfheal_assets.core.intact import INTACT, intact_finding
 from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.defs.champion import ChampionProfile
+from selfheal_assets.defs.check_catalogue import check_spec
 from selfheal_assets.defs.resources import (
     Chunk,
     Context,
@@ -19,6 +22,7 @@ from selfheal_assets.defs.resources import (
     StoresParam,
     check_result,
     chunk_of,
+    rows_in,
     table_metadata,
 )
 from selfheal_assets.stores import chunks
@@ -47,10 +51,10 @@ def cannot_judge(
     return monitoring.chunk_shortage(stores.case.policy.alarms, rows.height, reference, positives)
 
 
-def save(stores: Stores, table: str, chunk: Chunk, frame: pl.DataFrame) -> dict[str, dg.MetadataValue]:
+def save(stores: Stores, table: str, chunk: Chunk, frame: pl.DataFrame) -> dict[str, Any]:
     """Replace the chunk's rows of ``table``; returns the asset's metadata."""
     stores.save_chunk(table, chunk.start, frame)
-    return {"rows": dg.MetadataValue.int(frame.height), "figures": table_metadata(frame)}
+    return rows_in(table, frame.height) | {"figures": table_metadata(frame)}
 
 
 def judged(
@@ -58,7 +62,9 @@ def judged(
 ) -> dg.MaterializeResult:
     """Keep the finding and report it as the asset's check."""
     stores.save_finding(chunk.start, finding)
-    return dg.MaterializeResult(metadata=metadata, check_results=[check_result(finding, chunk, severity)])
+    return dg.MaterializeResult(
+        metadata=metadata, check_results=[check_result(finding, chunk, severity, stores.settings)]
+    )
 
 
 def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -69,18 +75,14 @@ def build_monitor_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         kinds={"duckdb", "polars"},
         partitions_def=partitions,
         deps=["prediction_log"],
-        check_specs=[dg.AssetCheckSpec(INTACT, asset="proxy_metrics")],
+        check_specs=[check_spec(INTACT, "proxy_metrics")],
     )
     def proxy_metrics(context: Context, stores: StoresParam) -> dg.MaterializeResult:
-        """Volume, mean score, positive rate, score entropy, missing share: no label and no reference needed.
-
-        A failed inputs_are_intact names a feature that broke: stuck, missing, recoded, in another unit. That calls
-        for mended data (FIX_DATA), never for a retraining.
-        """
+        """Volume, mean score, positive rate, score entropy, missing share: no label and no reference needed."""
         chunk = chunk_of(context, stores.case)
         _, rows = served(stores, chunk)
         frame = monitoring.proxy_metrics(rows, stores.case.features)
-        check = check_result(_intact(stores, chunk, rows), chunk, WARN)
+        check = check_result(_intact(stores, chunk, rows), chunk, WARN, stores.settings)
         return dg.MaterializeResult(
             metadata=save(stores, "proxy_metrics", chunk, frame), check_results=[check]
         )

@@ -27,6 +27,7 @@ from selfheal_assets.core.realized_check import (
     with_losses,
 )
 from selfheal_assets.defs.champion import ChampionProfile
+from selfheal_assets.defs.check_catalogue import check_spec
 from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import ERROR, GROUP, LABELLED, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of
@@ -43,14 +44,13 @@ def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         kinds={"duckdb", "polars"},
         partitions_def=partitions,
         deps=[LABELLED, "reference_data"],
-        check_specs=[dg.AssetCheckSpec(PARTIAL, asset="partial_label_evidence")],
+        check_specs=[check_spec(PARTIAL, "partial_label_evidence")],
     )
     def partial_label_evidence(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """Expected against observed positives so far, cohort by cohort, long before the labels mature.
 
         The champion scores the recent cohorts; a case with probability p aged a should be positive so far with
-        probability p·F(a), with F the timing curve of the matured cases. A failure means that the champion expects
-        far too few or too many positives, shown by a test that may be looked at after every chunk.
+        probability p·F(a), with F the timing curve of the matured cases.
         """
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
@@ -78,13 +78,12 @@ def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         kinds={"duckdb", "polars"},
         partitions_def=partitions,
         deps=[LABELLED, "reference_data"],
-        check_specs=[dg.AssetCheckSpec(REALIZED, asset="realized_performance")],
+        check_specs=[check_spec(REALIZED, "realized_performance")],
     )
     def realized_performance(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """All metrics on the newest matured cohort, by segment: as it was served then, and as today's champion does.
 
-        The check judges today's champion. A failure means that its losses are shown to be higher than on its
-        reference, or its ranking clearly worse, by tests that may be looked at after every chunk.
+        The check judges today's champion, by tests that may be looked at after every chunk.
         """
         chunk = chunk_of(context, stores.case)
         profile, _ = served(stores, chunk)

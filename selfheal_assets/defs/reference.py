@@ -5,7 +5,7 @@ from datetime import datetime
 import dagster as dg
 
 from selfheal_assets.core.bundle import ReferenceWindow
-from selfheal_assets.defs.resources import Context, Stores, StoresParam, as_of_of, table_metadata
+from selfheal_assets.defs.resources import Context, Stores, StoresParam, as_of_of, rows_in, table_metadata
 from selfheal_assets.stores.applications import load_history
 from selfheal_assets.stores.cases import freeze_reference
 
@@ -14,13 +14,11 @@ GROUP = "reference"
 
 @dg.asset(group_name=GROUP, kinds={"duckdb", "parquet"})
 def applications(stores: StoresParam) -> dg.MaterializeResult:
-    """Cases from before go-live, validated row by row against the use case and loaded whole or not at all.
-
-    A failure names column and row of the source file: mend the file or the bounds in the use case.
-    """
+    """Cases from before go-live, validated row by row against the use case and loaded whole or not at all."""
     load = load_history(stores.warehouse, stores.settings)
     return dg.MaterializeResult(
-        metadata={"rows": load.rows, "fingerprint": load.fingerprint, "changed": load.changed},
+        metadata=rows_in("applications", load.rows)
+        | {"fingerprint": load.fingerprint, "changed": load.changed},
         data_version=dg.DataVersion(load.fingerprint),
     )
 
@@ -39,7 +37,6 @@ def reference_data(context: Context, stores: StoresParam) -> dg.MaterializeResul
     """The frozen, fingerprinted cases the champion is judged against: held out from its training.
 
     Before the first champion this is the use case's reference period; each promoted version brings its own.
-    A failure means that the window holds no labelled case.
     """
     load_history(stores.warehouse, stores.settings)
     champion = stores.registry.load_champion()
@@ -47,8 +44,8 @@ def reference_data(context: Context, stores: StoresParam) -> dg.MaterializeResul
     frozen = freeze_reference(stores.warehouse, stores.case, window)
     personal = [f.name for f in stores.case.features if f.personal]
     return dg.MaterializeResult(
-        metadata={
-            "rows": frozen.frame.height,
+        metadata=rows_in("reference_data", frozen.frame.height)
+        | {
             "positives": int(frozen.frame["label"].sum()),
             "window": f"{window.start:%Y-%m-%d} to {window.end:%Y-%m-%d}",
             "champion": champion[0] if champion else "none yet",

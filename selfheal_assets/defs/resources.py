@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,6 +14,7 @@ from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.defs.champion import ChampionProfile, profile_of
+from selfheal_assets.defs.check_catalogue import next_step
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger, promotion
 from selfheal_assets.stores.cases import freeze_reference
@@ -158,10 +160,27 @@ def told_of(chunk: Chunk, status: Status) -> dict[str, dg.MetadataValue]:
     return {"status": dg.MetadataValue.text(status.value), "window": dg.MetadataValue.text(chunk.key)}
 
 
-def check_result(finding: Finding, chunk: Chunk, severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:
+def report_path(settings: Settings, chunk: Chunk) -> Path:
+    """The chunk's page, which ``drift_report`` writes after the checks."""
+    return settings.reports / f"drift_{chunk.key}.html"
+
+
+def leads_on(check: str, status: Status, chunk: Chunk, settings: Settings) -> dict[str, dg.MetadataValue]:
+    """Where a check's evaluation leads: what to do next, and the chunk's page; nothing to do where it passed."""
+    if status is Status.passed:
+        return {"report": dg.MetadataValue.path(str(report_path(settings, chunk)))}
+    return {
+        "what_to_do": dg.MetadataValue.text(next_step(check, status is Status.failed)),
+        "report": dg.MetadataValue.path(str(report_path(settings, chunk))),
+    }
+
+
+def check_result(
+    finding: Finding, chunk: Chunk, severity: dg.AssetCheckSeverity, settings: Settings
+) -> dg.AssetCheckResult:
     """A finding as Dagster's check result; unknown is not healthy, but only warns."""
     unknown = finding.status is Status.insufficient
-    metadata = told_of(chunk, finding.status)
+    metadata = told_of(chunk, finding.status) | leads_on(finding.check, finding.status, chunk, settings)
     for name in ("statistic", "limit"):
         if (value := getattr(finding, name)) is not None:
             metadata[name] = dg.MetadataValue.float(value)
@@ -169,9 +188,21 @@ def check_result(finding: Finding, chunk: Chunk, severity: dg.AssetCheckSeverity
         check_name=finding.check,
         passed=finding.status is Status.passed,
         severity=dg.AssetCheckSeverity.WARN if unknown else severity,
-        description=finding.reason,
+        description=with_step(finding.check, finding.reason, finding.status),
         metadata=metadata,
     )
+
+
+def with_step(check: str, reason: str, status: Status) -> str:
+    """A check's message: what was found, with its figures, and, unless it passed, what to do next."""
+    if status is Status.passed:
+        return reason
+    return f"{reason.rstrip('.')}. What to do: {next_step(check, status is Status.failed)}."
+
+
+def rows_in(table: str, rows: int) -> dict[str, Any]:
+    """The rows that a materialization holds, as ``rows`` and as Dagster's own count; and the table they are in."""
+    return {"rows": rows, "dagster/row_count": rows, "dagster/table_name": f"main.{table}"}
 
 
 def table_metadata(frame: pl.DataFrame, rows: int = 50) -> dg.TableMetadataValue:

@@ -19,6 +19,7 @@ from selfheal_assets.defs.resources import (
     Stores,
     StoresParam,
     as_of_of,
+    rows_in,
     table_metadata,
 )
 from selfheal_assets.defs.soundness import held
@@ -56,8 +57,8 @@ def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceP
     """What may be learned from, as it was known on the day of the run: matured, labelled cases from before the
     reference; where labels so far are evidence, the immature ones after it too.
 
-    No label recorded later can be among them. A failure says which labels are missing. Not materialized where the
-    rows are unsound: they are held (FIX_DATA, in the ledger and the run's log), and nothing is trained.
+    No label recorded later can be among them. Not materialized where the rows are unsound: they are held (FIX_DATA,
+    in the ledger and the run's log), and nothing is trained.
     """
     load_history(stores.warehouse, stores.settings)
     plan, _ = _plan(stores, as_of_of(context, stores))
@@ -68,8 +69,8 @@ def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceP
     mlflow_run.set_tags({"training_set": name, "as_of": plan.as_of.isoformat()})
     mlflow_run.log_metrics({"training_rows": rows.height, "training_positives": positives})
     yield dg.MaterializeResult(
-        metadata={
-            "rows": rows.height,
+        metadata=rows_in("training_set", rows.height)
+        | {
             "positives": positives,
             "as_of": f"{plan.as_of:%Y-%m-%d}",
             "until": f"{plan.evaluate_from:%Y-%m-%d}",
@@ -84,8 +85,6 @@ def training_set(context: Context, stores: StoresParam, mlflow_run: dg.ResourceP
 def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.ResourceParam[Any]):
     """The challenger family: each member is measured on the validation months, the best is fitted on all and
     registered in MLflow as the challenger.
-
-    A failure says how many positives are missing.
     """
     load_history(stores.warehouse, stores.settings)
     as_of = as_of_of(context, stores)
@@ -103,6 +102,7 @@ def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.Resource
     yield dg.MaterializeResult(
         metadata={
             "version": version,
+            "dagster/row_count": table.height,
             "candidates": table_metadata(table),
             "rows": bundle.notes["rows"],
             "positives": bundle.notes["positives"],

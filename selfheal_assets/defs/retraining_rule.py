@@ -63,6 +63,13 @@ class Retraining(Due):
         """By which the daemon starts each attempt once."""
         return f"retrain:{self.window}" + (f":{self.failed_before}" if self.failed_before else "")
 
+    def said(self, attempts: int) -> str:
+        """Why it is started, in words; ``attempts`` is the policy's limit."""
+        return (
+            f"{self.remedy.value} for the window {self.window}: {', '.join(self.checks)} failed; attempt "
+            f"{self.failed_before + 1} of {attempts} (policy.retraining_attempts)"
+        )
+
 
 def newest_evaluations(instance: dg.DagsterInstance, check: str, limit: int = 50) -> dict[str, str]:
     """Window to status of a check's latest evaluation there, over the last ``limit`` evaluations."""

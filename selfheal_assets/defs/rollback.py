@@ -9,6 +9,7 @@ import polars as pl
 from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.core.maturity import aged_cases
 from selfheal_assets.core.rollback import RollbackEvidence, in_probation, judge_promotion
+from selfheal_assets.defs.catalogue import explained
 from selfheal_assets.defs.monitor import LABELLED
 from selfheal_assets.defs.promote import GROUP, champion_metadata, follow_ledger
 from selfheal_assets.defs.resources import Context, Stores, StoresParam, chunk_of
@@ -151,7 +152,12 @@ def build_rollback_assets(partitions: dg.PartitionsDefinition) -> list[dg.Assets
     return [rollback_decision]
 
 
-def build_champion_guard() -> dg.SensorDefinition:
+def _champion_in_words(stores: Stores) -> str:
+    champion = stores.registry.champion()
+    return f"version {champion} is champion, as the ledger says" if champion else "there is no champion yet"
+
+
+def build_champion_guard(owners: list[str]) -> dg.SensorDefinition:
     """The sensor that needs no chunk: it finishes what a killed promoter left, and takes back what fails."""
     kept: list[Stores] = []
 
@@ -159,7 +165,12 @@ def build_champion_guard() -> dg.SensorDefinition:
         name="keep_champion_sound",
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Finishes promotions that were cut off; takes back a champion that a service reports as failing.",
+        description=explained(
+            "Finishes promotions that were cut off; takes back a champion that a service reports as failing.",
+            "such a promotion or rollback waits; services protect themselves meanwhile with the version before",
+            "read the tick's error (registry or warehouse out of reach), mend it; by hand: `selfheal rollback`",
+        ),
+        owners=owners,
     )
     def keep_champion_sound(context: dg.SensorEvaluationContext, stores: StoresParam):
         if not kept:  # opened once, not every five seconds
@@ -175,7 +186,7 @@ def build_champion_guard() -> dg.SensorDefinition:
             return dg.SkipReason(f"{busy}; tried again in seconds")
         after = promotion.newest_verdict(quick.warehouse)
         reason = dg.SkipReason(
-            "; ".join(told) or "the champion is the ledger's, and no service reports a failure"
+            "; ".join(told) or f"{_champion_in_words(quick)}, and no service reports a failure"
         )
         if after is None or after == before:
             return reason

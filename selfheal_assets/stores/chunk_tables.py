@@ -23,15 +23,21 @@ class NotCounted(LookupError):
 def create_chunk_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Create what is missing."""
     for table, schema in _TABLES.items():
-        columns = ", ".join(f'"{c}" {_sql_type(kind)}' for c, kind in schema.items())
+        columns = ", ".join(f'"{c}" {sql_type(kind)}' for c, kind in schema.items())
         connection.execute(f"create table if not exists {table} (profile varchar not null, {columns})")
 
 
-def _sql_type(kind: Any) -> str:
+def chunk_table_columns(table: str) -> dict[str, str]:
+    """The columns of one of the two tables with their SQL types."""
+    return {"profile": "varchar"} | {column: sql_type(kind) for column, kind in _TABLES[table].items()}
+
+
+def sql_type(kind: Any) -> str:
+    """The name of a Polars type in the warehouse."""
     if isinstance(kind, pl.List):
-        return f"{_sql_type(kind.inner)}[]"
+        return f"{sql_type(kind.inner)}[]"
     names = {pl.String: "varchar", pl.Int64: "bigint", pl.Int32: "integer", pl.Float64: "double"}
-    return {**names, pl.Boolean: "boolean"}[kind]
+    return {**names, pl.Boolean: "boolean", pl.Datetime("us"): "timestamp"}[kind]
 
 
 def store_statistics(

@@ -44,6 +44,23 @@ class DeadLetters:
             _append(self._path, text)
 
 
+def prune(folder: Path, days: float, now: float) -> int:
+    """Remove what was set aside in the folder more than ``days`` ago; returns how many files.
+
+    Counted from the day the file came here (its ``ctime``): one that is moved here brings its own date of change.
+
+    Args:
+        folder: of dead letters; need not exist.
+        days: to keep them.
+        now: in seconds since 1970.
+    """
+    found = [p for p in folder.glob("*") if p.is_file()] if folder.is_dir() else []
+    old = [p for p in found if now - p.stat().st_ctime > days * 86400]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)
+
+
 def _append(path: Path, content: bytes) -> None:
     new = not path.exists()
     with path.open("ab", buffering=0) as file:

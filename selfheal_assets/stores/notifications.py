@@ -35,4 +35,4 @@ def tell(settings: Settings, extra: Notification | None = None) -> str:
     words = ", ".join(
         f"{n} {name.replace('_', ' ')}" for name, n in asdict(done).items() if name != "problem" and n
     )
-    return (words or "nothing new") + (f"; {done.problem}" if done.problem else "")
+    return (words or "nothing new since the last round") + (f"; {done.problem}" if done.problem else "")

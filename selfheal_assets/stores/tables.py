@@ -7,7 +7,7 @@ import polars as pl
 
 from selfheal_assets.core.spec import FeatureType
 from selfheal_assets.stores.credit_cells import credit_macros
-from selfheal_assets.stores.warehouse import Warehouse
+from selfheal_assets.stores.warehouse import Warehouse, columns_made_by
 from selfheal_assets.use_case import UseCase
 
 _SQL_TYPE = {FeatureType.number: "double", FeatureType.integer: "bigint", FeatureType.category: "varchar"}
@@ -30,10 +30,25 @@ def create_tables(warehouse: Warehouse, case: UseCase) -> None:
 
 
 def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
+    for statement in _base_tables(case):
+        connection.execute(statement)
+    connection.execute(_cohort_of(case))
+    connection.execute(_LABELS_AS_OF)
+    connection.execute(_labelled_cases(case))
+    for macro in credit_macros(case):
+        connection.execute(macro)
+
+
+def base_columns(case: UseCase) -> dict[str, dict[str, str]]:
+    """The base tables' columns with their SQL types, by table; made nowhere but in memory."""
+    return columns_made_by(_base_tables(case))
+
+
+def _base_tables(case: UseCase) -> tuple[str, ...]:
     # The log's ids are all different: what DuckDB would choose for them costs more to write and more room than zstd.
     # Ingestion keeps them unique; see there for why no index does.
     features = feature_columns(case)
-    for statement in (
+    return (
         f"""create table if not exists applications (
             entity_id varchar not null, event_time timestamp not null, {features})""",
         f"""create table if not exists prediction_log (
@@ -68,13 +83,7 @@ def _create(connection: duckdb.DuckDBPyConnection, case: UseCase) -> None:
         """create table if not exists quarantined_rows (
             decision integer not null, as_of timestamp not null, from_time timestamp not null,
             until_time timestamp not null, reason varchar not null)""",
-    ):
-        connection.execute(statement)
-    connection.execute(_cohort_of(case))
-    connection.execute(_LABELS_AS_OF)
-    connection.execute(_labelled_cases(case))
-    for macro in credit_macros(case):
-        connection.execute(macro)
+    )
 
 
 def _cohort_of(case: UseCase) -> str:

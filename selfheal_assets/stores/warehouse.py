@@ -4,11 +4,12 @@ One writer at a time, held by a file lock that the kernel frees when a process d
 transaction. Readers outside Dagster never open the file: they read the snapshots in ``published``.
 """
 
+import errno
 import fcntl
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,24 @@ _CONFIG: dict[str, Any] = {
 
 class WarehouseBusy(TimeoutError):
     """Another process held the warehouse for longer than the time allowed."""
+
+
+class WarehouseDamaged(RuntimeError):
+    """The warehouse's file is not what DuckDB wrote."""
+
+
+class DiskFull(OSError):
+    """The warehouse's disk is full; nothing of the transaction was kept."""
+
+    def __init__(self, path: Path, told: str) -> None:
+        super().__init__(
+            errno.ENOSPC,
+            f"the disk of {path} is full; nothing of this step was kept, and nothing before it is lost. Free space "
+            f"(docs/runbook.md, 'The disk is full') and run the step again. In its own words: {told}",
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class Warehouse:
@@ -112,6 +131,11 @@ class Warehouse:
             try:
                 return duckdb.connect(str(self.path), config=_CONFIG)
             except duckdb.IOException as error:
+                if "not a valid DuckDB database" in str(error):
+                    raise WarehouseDamaged(
+                        f"{self.path} is damaged: restore it from a backup (docs/runbook.md, 'Back up and "
+                        f"restore'); the service goes on answering and logging without it. In DuckDB's words: {error}"
+                    ) from error
                 if "Could not set lock" not in str(error):
                     raise
                 if time.monotonic() > deadline:
@@ -139,9 +163,11 @@ class Warehouse:
             connection.execute("begin")
             yield connection
             connection.execute("commit")
-        except BaseException:
+        except BaseException as error:
             with suppress(duckdb.Error):
                 connection.execute("rollback")
+            if isinstance(error, duckdb.Error) and os.strerror(errno.ENOSPC) in str(error):
+                raise DiskFull(self.path, str(error)) from error
             raise
         finally:
             if not self._keep:
@@ -178,8 +204,15 @@ class Warehouse:
         self.published.mkdir(parents=True, exist_ok=True)
         target = self.published / f"{name}.parquet"
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        frame.write_parquet(temporary)
-        os.replace(temporary, target)
+        try:
+            frame.write_parquet(temporary)
+            os.replace(temporary, target)
+        except pl.exceptions.ComputeError as error:  # in place of an OSError
+            if os.strerror(errno.ENOSPC) in str(error):
+                raise DiskFull(target, str(error)) from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)  # is there only where the disk was full
         return target
 
 
@@ -197,6 +230,20 @@ def has_table(connection: duckdb.DuckDBPyConnection, table: str) -> bool:
         [table],
     )
     return bool(found and found[0])
+
+
+def columns_made_by(statements: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The columns and types of the tables that these statements make, by table, tried out in memory."""
+    with duckdb.connect() as connection:
+        for statement in statements:
+            connection.execute(statement)
+        found = connection.execute(
+            "select table_name, column_name, data_type from duckdb_columns()"
+        ).fetchall()
+    tables: dict[str, dict[str, str]] = {}
+    for table, column, kind in found:
+        tables.setdefault(table, {})[column] = kind.lower()
+    return tables
 
 
 def replace_rows(

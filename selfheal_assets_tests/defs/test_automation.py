@@ -43,6 +43,7 @@ from selfheal_assets.defs.retraining_rule import (
     due_retraining,
     next_retraining,
 )
+from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.use_case import UseCase, load_use_case
 from selfheal_assets_tests import toy
@@ -52,6 +53,7 @@ pytestmark = pytest.mark.integration
 DRIFT, REALIZED = "drift_within_limits", "realized_performance_holds"
 CALIBRATION = "calibration_holds"
 ASSETS = CHECK_ASSETS | DATA_CHECKS
+NOTHING = "no check that starts a retraining has failed"
 PASS, FAIL, UNKNOWN = Status.passed, Status.failed, Status.insufficient
 
 
@@ -93,7 +95,7 @@ def evaluate(instance: dg.DagsterInstance, window: str, **statuses: Status) -> N
             chunk = Chunk(start, chunk_end(start, "quarter"), "")
             finding = Finding(check, status, "as the test says", 0.5, 0.4)
             return dg.MaterializeResult(
-                check_results=[check_result(finding, chunk, dg.AssetCheckSeverity.WARN)]
+                check_results=[check_result(finding, chunk, dg.AssetCheckSeverity.WARN, Settings())]
             )
 
         return monitored
@@ -127,7 +129,7 @@ def retrain(
 
 
 def test_nothing_is_due_before_anything_was_checked(instance, case):
-    assert next_retraining(instance, case) == "no check that starts a retraining has failed"
+    assert NOTHING in next_retraining(instance, case)
 
 
 @pytest.mark.parametrize("check", sorted(CHECK_ASSETS))
@@ -146,14 +148,14 @@ def test_a_failure_of_each_check_is_due_with_its_window_and_name(instance, case,
 @pytest.mark.parametrize("status", [PASS, UNKNOWN])
 def test_what_passes_or_cannot_be_told_starts_nothing(instance, case, status):
     evaluate(instance, "2020-01-01", **dict.fromkeys(CHECK_ASSETS, status))
-    assert next_retraining(instance, case) == "no check that starts a retraining has failed"
+    assert NOTHING in next_retraining(instance, case)
 
 
 def test_a_check_that_the_policy_does_not_name_starts_nothing(instance, case):
     policy = case.policy.model_copy(update={"retrain_on": (CALIBRATION,)})
     evaluate(instance, "2020-01-01", **{DRIFT: FAIL, CALIBRATION: PASS})
     reason = next_retraining(instance, case.model_copy(update={"policy": policy}))
-    assert reason == "no check that starts a retraining has failed"
+    assert NOTHING in reason
 
 
 def test_all_failed_checks_of_a_window_are_one_retraining(instance, case):
@@ -258,7 +260,7 @@ def test_a_later_evaluation_that_passes_supersedes_the_failure(instance, case):
     evaluate(instance, "2020-01-01", **{DRIFT: PASS})
     assert next_retraining(instance, case) == Retraining("2020-01-01", (REALIZED,))
     evaluate(instance, "2020-01-01", **{REALIZED: PASS})
-    assert next_retraining(instance, case) == "no check that starts a retraining has failed"
+    assert NOTHING in next_retraining(instance, case)
 
 
 def test_a_healthy_window_after_it_does_not_hide_a_failure(instance, case):
@@ -268,7 +270,7 @@ def test_a_healthy_window_after_it_does_not_hide_a_failure(instance, case):
 
 
 def test_the_sensor_asks_for_the_retraining_once_and_says_why_not(instance, case, stores):
-    [sensor] = automation.build_sensors(automation.build_jobs(), case)
+    [sensor] = automation.build_sensors(automation.build_jobs(), case, ["team:ml-platform"])
     assert sensor.job_name == RETRAIN_JOB
 
     def tick():
@@ -276,7 +278,9 @@ def test_the_sensor_asks_for_the_retraining_once_and_says_why_not(instance, case
 
     silent = tick()
     assert isinstance(silent, dg.SkipReason)
-    assert silent.skip_message == "no check that starts a retraining has failed"
+    assert NOTHING in str(silent.skip_message) and "no window judged yet" in str(silent.skip_message)
+    evaluate(instance, "2019-10-01", **{DRIFT: PASS})
+    assert str(tick().skip_message).endswith(": 1 windows judged, the newest 2019-10-01")
     evaluate(instance, "2020-01-01", **{DRIFT: FAIL, CALIBRATION: FAIL})
     first, second = tick(), tick()
     for request in (first, second):
@@ -288,6 +292,13 @@ def test_the_sensor_asks_for_the_retraining_once_and_says_why_not(instance, case
     answered = tick()
     assert isinstance(answered, dg.SkipReason)
     assert "was answered" in answered.skip_message
+
+
+def test_the_sensor_tells_in_its_tick_why_it_acts():
+    assert Retraining("2020-01-01", (DRIFT, CALIBRATION), 1, Remedy.recalibrate).said(3) == (
+        "RECALIBRATE for the window 2020-01-01: drift_within_limits, calibration_holds failed; attempt 2 of 3 "
+        "(policy.retraining_attempts)"
+    )
 
 
 def test_broken_data_never_retrain(instance, case):
@@ -355,7 +366,7 @@ def test_a_held_retraining_answers_its_window_and_starts_no_cooldown(instance, c
 
 def test_what_is_withheld_is_recorded_once_however_often_the_sensor_ticks(instance, case, stores):
     evaluate(instance, "2020-01-01", **{DRIFT: FAIL, "schema_is_valid": FAIL})
-    [sensor] = automation.build_sensors(automation.build_jobs(), case)
+    [sensor] = automation.build_sensors(automation.build_jobs(), case, ["team:ml-platform"])
     for cursor in (None, None, "of an older sensor"):
         tick = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"stores": stores})
         assert isinstance(sensor(tick), dg.SkipReason)
@@ -381,7 +392,7 @@ def test_a_check_that_is_only_planned_neither_hides_nor_makes_a_failure(instance
     instance.report_dagster_event(planned, run_id=make_new_run_id())
     assert next_retraining(instance, case) == Retraining("2020-01-01", (DRIFT,))
     evaluate(instance, "2020-01-01", **{DRIFT: PASS})
-    assert next_retraining(instance, case) == "no check that starts a retraining has failed"
+    assert NOTHING in next_retraining(instance, case)
 
 
 def test_every_check_that_can_start_a_retraining_is_one_of_the_products(tmp_path):
@@ -410,7 +421,7 @@ def test_a_retraining_that_was_killed_with_its_code_server_is_tried_again(
     instance.report_engine_event(
         "Started", run, EngineEventData(metadata={"pid": dg.MetadataValue.text(str(pid))})
     )
-    [sensor] = automation.build_sensors(automation.build_jobs(), case)
+    [sensor] = automation.build_sensors(automation.build_jobs(), case, ["team:ml-platform"])
     asked = sensor(dg.build_sensor_context(instance=instance, resources={"stores": stores}))
     if socket and not alive:
         assert isinstance(asked, dg.RunRequest) and asked.run_key == "retrain:2020-01-01:1"

@@ -79,6 +79,12 @@ def test_a_full_disk_refuses_then_recovers(installation: Installation, small_dis
         assert ready.status_code == 503
         assert "cannot be written (No space left on device)" in ready.json()["reasons"][0]
         assert client.get("/health/live").status_code == 200
+        heads = {path: client.head(path) for path in ("/health", "/health/ready", "/health/live")}
+        assert {path: (h.status_code, h.content) for path, h in heads.items()} == {
+            "/health": (503, b""),
+            "/health/ready": (503, b""),
+            "/health/live": (200, b""),
+        }
 
         filler.unlink()
         deadline = time.monotonic() + 10

@@ -21,6 +21,7 @@ from selfheal_assets.stores import channels, notifications
 from selfheal_assets.stores.outbox import Outbox, Refused
 
 NOW = datetime(2024, 4, 1)
+NOTHING_NEW = "nothing new since the last round"
 RECEIVER = """
 import http.server, sys
 class Receiver(http.server.BaseHTTPRequestHandler):
@@ -97,7 +98,7 @@ def test_a_receiver_that_was_killed_has_each_message_once_when_it_is_back(tmp_pa
     monkeypatch.setattr(Settings, "wall_clock", staticmethod(lambda: clock["now"]))
     publish(settings, 1, ["PASS"])
     with receiver(port, log):
-        assert notifications.tell(settings) == "nothing new"  # the history before the first round is not told
+        assert notifications.tell(settings) == NOTHING_NEW  # the history before the first round is not told
         publish(settings, 2, ["PASS"])
         assert notifications.tell(settings) == "1 sent"
     publish(settings, 3, ["PASS", "FAIL"])
@@ -107,7 +108,7 @@ def test_a_receiver_that_was_killed_has_each_message_once_when_it_is_back(tmp_pa
     with receiver(port, log):
         clock["now"] += timedelta(minutes=2)
         assert notifications.tell(settings) == "2 sent"
-        assert notifications.tell(settings) == "nothing new"
+        assert notifications.tell(settings) == NOTHING_NEW
     keys = [key for key, _ in received(log)]
     assert len(keys) == len(set(keys)) == 3
     assert [body["facts"].get("id") for _, body in received(log)] == [2, None, 3]
@@ -158,7 +159,7 @@ def test_a_refusal_is_not_tried_again(tmp_path):
         assert notifications.tell(settings, message()) == (
             "1 given up; webhook: the receiver answered 404 Not Found: check the URL"
         )
-        assert notifications.tell(settings) == "nothing new"
+        assert notifications.tell(settings) == NOTHING_NEW
     assert len(received(log)) == 1
 
 

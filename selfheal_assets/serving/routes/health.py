@@ -1,4 +1,7 @@
-"""Whether the process lives, whether it may be sent requests, and what is the matter if not. Open to everybody."""
+"""Whether the process lives, whether it may be sent requests, and what is the matter if not. Open to everybody.
+
+Each path answers HEAD as it answers GET, without the body: many a load balancer asks no other way.
+"""
 
 from typing import Any
 
@@ -26,6 +29,7 @@ def health_router(service: Service) -> APIRouter:
     """Whether the process lives, and whether it can answer."""
     router = APIRouter(tags=["health"])
 
+    @router.head("/health", include_in_schema=False)
     @router.get("/health", responses=UNAVAILABLE)
     def health(response: Response) -> dict[str, Any]:
         """Whether cases can be answered: 200 `ok` or `degraded` (see `problem`), 503 `unavailable`."""
@@ -33,11 +37,13 @@ def health_router(service: Service) -> APIRouter:
         response.status_code = 503 if answer["status"] == "unavailable" else 200
         return answer | {"shadow": service.shadow.status() if service.shadow.wanted else None}
 
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live")
     async def live() -> Live:
         """Always 200: an orchestrator restarts the process where this does not answer."""
         return Live()
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready", responses={503: {"model": Ready, "description": "Send requests elsewhere"}})
     def ready(response: Response) -> Ready:
         """200 where a champion is loaded, the log can be written and API keys can be checked; else 503 with why."""

@@ -252,15 +252,16 @@ class Replay:
     def outcomes(self, scored: pl.DataFrame) -> pl.DataFrame:
         """One row per replayed chunk, with what the labels said in the end, for both models.
 
-        Adds to :class:`ChunkOutcome`: ``realized_auc``, ``never_retrained_auc``, ``expected``, ``observed``,
-        ``never_retrained_expected`` (counts).
+        Adds to :class:`ChunkOutcome` the columns of ``hindsight.by_chunk`` and ``hindsight.with_calibration``.
         """
+        confidence = self.case.policy.realized.confidence
         health = self.stores.warehouse.query(
             "select * exclude (realized_auc, reason) from health_report order by chunk"
         )
-        return health.join(self._decisions(), on="chunk", how="left").join(
-            hindsight.by_chunk(scored), on="chunk", how="left"
+        lived = health.join(self._decisions(), on="chunk", how="left").join(
+            hindsight.by_chunk(scored, confidence), on="chunk", how="left"
         )
+        return hindsight.with_calibration(lived, confidence)
 
     def _decisions(self) -> pl.DataFrame:
         """The last decision taken at each chunk's end: ``chunk``, ``decision``, ``reason``."""
@@ -329,9 +330,11 @@ def finish(replay: Replay) -> ReplayResult:
     }
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
-    write_atomically(
-        report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode()
+    evidence = {row["id"]: row["payload"] for row in decision_ledger.recorded(replay.stores.warehouse)}
+    page = replay_page(
+        chunks, ledger, summary, replay.case.title, replay.case.label.outcome, evidence=evidence
     )
+    write_atomically(report, page.encode())
     write_atomically(replay.settings.published / "replay.json", json.dumps(summary) + "\n")
     replay.remember()
     return ReplayResult(chunks, summary, report)

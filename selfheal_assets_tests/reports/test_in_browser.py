@@ -55,19 +55,20 @@ def test_the_credit_view_is_drawn(browser, drift_report, tmp_path, scheme):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_replays_page_is_drawn_and_a_mark_leads_to_its_decision(
-    browser, chunks, decisions, summary, tmp_path, scheme
+    browser, chunks, decisions, summary, evidence, tmp_path, scheme
 ):
-    html = replay_page(chunks, decisions, summary, "Loans")
+    html = replay_page(chunks, decisions, summary, "Loans", evidence=evidence)
     page, trouble = opened(browser, write_atomically(tmp_path / "replay.html", html), scheme)
-    assert page.locator("[data-figure]").count() == 3
+    assert page.locator("[data-figure]").count() == 4
     assert not page.locator("#decision-3 details").evaluate("d => d.open")
-    page.locator("[data-figure]").nth(2).scroll_into_view_if_needed()
-    mark = page.locator("[data-figure]").nth(2).locator(".scatterlayer .trace").last.locator("path.point")
+    page.locator("[data-figure]").nth(3).scroll_into_view_if_needed()
+    mark = page.locator("[data-figure]").nth(3).locator(".scatterlayer .trace").last.locator("path.point")
     box = mark.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_timeout(200)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_function("document.querySelector('#decision-3 details').open")
+    assert "0.0123 to 0.0456" in page.locator("#decision-3").inner_text()
     assert trouble == []
 
 
@@ -98,4 +99,19 @@ def test_on_paper_every_reason_is_open(browser, chunks, decisions, summary, tmp_
     assert page.locator("details:not([open])").count() == 0
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.locator("details[open]").count() == 0
+    assert trouble == []
+
+
+def test_a_row_and_an_address_lead_to_a_decisions_evidence(
+    browser, chunks, decisions, summary, evidence, tmp_path
+):
+    html = replay_page(chunks, decisions, summary, "Loans", evidence=evidence)
+    path = write_atomically(tmp_path / "replay.html", html)
+    page, trouble = opened(browser, path, "light")
+    page.locator("#table a[href='#decision-3']").click()
+    page.wait_for_function("document.querySelector('#decision-3 details').open")
+    assert not page.locator("#decision-2 details").evaluate("d => d.open")
+    page.goto(f"{path.as_uri()}#decision-2")
+    page.reload()
+    page.wait_for_function("document.querySelector('#decision-2 details').open")
     assert trouble == []

@@ -7,6 +7,7 @@ selfheal_assets.definitions --select reference_data``.
 import dagster as dg
 
 from selfheal_assets.defs import automation, mlflow_run
+from selfheal_assets.defs.cards import model_card
 from selfheal_assets.defs.dbt import build_dbt_assets
 from selfheal_assets.defs.drift import build_drift_assets
 from selfheal_assets.defs.estimate import build_estimate_assets
@@ -57,6 +58,7 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
             shadow_evaluation,
             promotion_decision,
             production_model,
+            model_card,
         ],
         jobs=jobs,
         schedules=automation.build_schedules(jobs, case, partitions),

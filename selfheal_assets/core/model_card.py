@@ -5,6 +5,8 @@ was decided about the version ``stores.model_cards``'s.
 """
 
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -62,6 +64,39 @@ class CardFigures:
     calibration: pl.DataFrame
     importance: pl.DataFrame
     effects: pl.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCard:
+    """A registered version and all that is told of it.
+
+    Attributes:
+        version: its number.
+        bundle: the version itself.
+        standing: ``champion``, ``previous champion``, ``challenger``, ``quarantined``, or ``retired``: the registry's
+            aliases and tags in one word.
+        quarantined: why it was taken back; empty where it was not.
+        figures: on the cases of its reference.
+        limits: what it was not tried on, in sentences.
+        candidates: the family that it was chosen from: ``candidate``, ``validation_log_loss`` (nats), ``reason``,
+            ``chosen``. Empty where that was not kept.
+        comparison: rows of ``shadow_evaluation`` in which it is the challenger, with ``champion`` (the version).
+        served: as ``realized.realized_metrics``, of the matured cases that it answered as champion, if any.
+        answered: how many cases it answered as champion, and the first and last of their days.
+        trail: the decisions that name it, oldest first, as ``decision_ledger.recorded`` gives them.
+    """
+
+    version: int
+    bundle: Bundle
+    standing: str
+    quarantined: str
+    figures: CardFigures
+    limits: list[str]
+    candidates: pl.DataFrame
+    comparison: pl.DataFrame
+    served: pl.DataFrame
+    answered: tuple[int, datetime | None, datetime | None]
+    trail: list[dict[str, Any]]
 
 
 def card_figures(
@@ -160,7 +195,9 @@ def _learned(bundle: Bundle, horizon_months: int) -> list[str]:
     if "immature_until" in bundle.notes:
         return [
             f"It has also learned from cases younger than the horizon of {horizon_months} months, by what was known "
-            "of them so far: a change of how fast outcomes show would mislead it."
+            "of them so far: a change of how fast outcomes show would mislead it.",
+            "Its level is that of its newest cases, not of its reference, which is older: expected over observed "
+            "there says how the level has changed since, not only how well the model is calibrated.",
         ]
     return [f"It knows nothing of the {gap:.0f} months before its training, whose outcomes were still open."]
 
@@ -179,13 +216,15 @@ def _off_level(curve: pl.DataFrame) -> list[str]:
 
 
 def _small_groups(segments: pl.DataFrame) -> list[str]:
-    """Groups with too few rows to be judged, or pooled with others."""
-    few = segments.filter(pl.col("value").is_null() & (pl.col("metric") == BY_SEGMENT[0]))[
-        "segment"
-    ].to_list()
-    notes = segments["note"].drop_nulls().unique(maintain_order=True).to_list()
-    said = [f"Too few cases to judge: {', '.join(few)}."] if few else []
-    return said + [f"Not judged one by one: {note}." for note in notes]
+    """Groups with too few cases to be judged, alone or pooled with others."""
+    small = segments.filter(
+        (pl.col("metric") == BY_SEGMENT[0]) & (pl.col("value").is_null() | pl.col("note").is_not_null())
+    )
+    return [
+        f"{row['segment']}: {row['note'] or row['reason']}"
+        + ("." if row["value"] is not None else "; too few to judge, even together." if row["note"] else ".")
+        for row in small.iter_rows(named=True)
+    ]
 
 
 def _unknown_values(bundle: Bundle) -> list[str]:

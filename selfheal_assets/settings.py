@@ -182,8 +182,16 @@ class Settings(BaseSettings):
     @cached_property
     def root(self) -> Path:
         """Folder that holds everything this use case's runs write."""
-        base = self.home or self.project / "data" / "run"
-        return base.resolve() / (f"{self.case.name}_full" if self.full else self.case.name)
+        return self._base / (f"{self.case.name}_full" if self.full else self.case.name)
+
+    @property
+    def backtests(self) -> Path:
+        """Folder of the backtests, beside those of the use cases."""
+        return self._base / "backtests"
+
+    @property
+    def _base(self) -> Path:
+        return (self.home or self.project / "data" / "run").resolve()
 
     def require_home(self) -> None:
         """See that runs can write, before they do half of their work.

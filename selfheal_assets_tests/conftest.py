@@ -36,6 +36,7 @@ _TOGETHER = {
         "test_evidence_assets.py",
         "test_decisions.py",
         "test_status.py",
+        "test_backtest.py",
     ),
     "shell": ("test_service.py", "test_shell.py", "test_ui.py", "test_runbook.py"),
     "openapi": ("test_openapi.py",),

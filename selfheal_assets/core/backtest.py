@@ -33,6 +33,8 @@ ACTIONS: dict[str, Any] = {
     "reason": pl.String,
     "regretted": pl.Boolean,
     "regret": pl.Float64,
+    "regret_lower": pl.Float64,
+    "regret_upper": pl.Float64,
 }
 MODELS: dict[str, Any] = {
     "policy": pl.String,
@@ -66,6 +68,7 @@ SUMMARY: dict[str, Any] = {
     "refusals": pl.Int64,
     "rollbacks": pl.Int64,
     "regretted_promotions": pl.Int64,
+    "proved_regrets": pl.Int64,
     "alarms": pl.Int64,
     "false_alarms": pl.Int64,
     "events": pl.Int64,
@@ -108,14 +111,16 @@ class Backtest:
             - ``champion``: the number of the model that served (see ``models``).
         actions: one row for each decision, in time's order within a policy:
 
-            - ``as_of``: the day; ``action``: ``RETRAIN`` (one was started), ``PROMOTE``, ``REJECT``,
-              ``INCONCLUSIVE``, ``ROLLBACK``, ``SUPPRESS`` (cooldown, budget, hysteresis), ``HOLD``, ``FIX_DATA``;
+            - ``as_of``: the day; ``action``: ``RETRAIN`` (a model is trained), ``PROMOTE``, ``REJECT``,
+              ``INCONCLUSIVE``, ``ROLL_BACK``, ``SUPPRESS`` (cooldown, budget, hysteresis), ``HOLD``, ``FIX_DATA``
+              (the data are broken, or the training set is unsound: nothing is trained);
             - ``champion``: the model in place before; ``challenger``: the other one; null where there is none;
             - ``reason``: in words;
             - ``regretted``: of a promotion that replaced a model: whether the promoted one was worse, on the labels
               that came later, over the cases it served, than the one it replaced would have been; null of any
               other action, and where no label came;
-            - ``regret``: by how much: mean log loss (nats a case) of the promoted less that of the replaced.
+            - ``regret``: by how much: mean log loss (nats a case) of the promoted less that of the replaced, with
+              ``regret_lower`` and ``regret_upper``, the ends of a paired 95 % interval.
         models: one row for each model that a policy trained; ``model`` is its number within the policy, 1 the first
             champion; ``candidate`` the family's member; ``as_of`` when it was trained.
         alarms: one row for each failed check that may start a retraining: ``false_alarm`` is null where no events
@@ -126,14 +131,16 @@ class Backtest:
             - the metrics of ``chunks`` over all rows; ``auc_within``: AUC within chunks, averaged over positives;
             - ``calibration_error``: mean over chunks, weighted by rows, of |expected − observed| as a share of rows;
             - ``retrainings`` (begun after the first model), ``promotions`` (those that replaced a model),
-              ``refusals`` (REJECT and INCONCLUSIVE), ``rollbacks``, ``regretted_promotions``;
+              ``refusals`` (REJECT and INCONCLUSIVE), ``rollbacks``, ``regretted_promotions``, and of these
+              ``proved_regrets``, whose interval lies above 0;
             - ``alarms``, ``false_alarms``, ``events``, ``detected``, ``detection_delay_days`` (mean of the detected
               ones): the last four null where no events are known;
             - ``cost``: what missed positives, refused good cases and retrainings cost less what was gained, in
               ``currency``; null where the policy gives no costs.
         differences: one row for each policy, ``against`` another, and ``metric`` (``auc``, ``auc_within``, ``f1``,
-            ``brier``, ``log_loss``, ``calibration_error``, ``cost``): ``difference`` is the policy's figure less the
-            other's, with a paired two-sided interval.
+            ``brier``, ``log_loss``, ``expected_over_observed``, ``off_balance``: |log(expected / observed)|,
+            ``calibration_error``, ``cost``): ``difference`` is the policy's figure less the other's, with a paired
+            two-sided interval.
     """
 
     use_case: str

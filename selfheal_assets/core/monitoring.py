@@ -68,6 +68,22 @@ def reference_shortage(policy: AlarmPolicy, rows: int, positives: int | None = N
     return f"the champion's reference has {held}; policy.alarms asks for {asked}" if short else ""
 
 
+def chunk_shortage(
+    policy: AlarmPolicy, rows: int, reference_rows: int | None, reference_positives: int | None = None
+) -> str:
+    """Why a chunk, or the reference it is held against, says nothing; empty where both are large enough.
+
+    Args:
+        policy: see :func:`reference_shortage`.
+        rows: predictions of the chunk.
+        reference_rows: of the champion's reference; ``None`` where nothing was served.
+        reference_positives: among them; omitted where no label is needed.
+    """
+    if reference_rows is None or rows < policy.min_rows:
+        return f"{rows} predictions in this chunk; alarms.min_rows asks for {policy.min_rows}"
+    return reference_shortage(policy, reference_rows, reference_positives)
+
+
 PROXY_SCHEMA = {"metric": pl.String, "value": pl.Float64, "unit": pl.String, "reason": pl.String}
 _PROXY_UNITS = {
     "mean_score": "probability",

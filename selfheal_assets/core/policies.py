@@ -24,13 +24,15 @@ class Costs(Spec):
 
     A positive is the bad outcome, and a case predicted positive is refused. ``missed_positive`` is lost on each
     positive that was accepted, ``refused_good`` on each good case that was refused; ``caught_positive`` is gained by
-    each positive refused, ``accepted_good`` by each good case accepted. ``currency`` is only shown.
+    each positive refused, ``accepted_good`` by each good case accepted. ``retraining`` is what one retraining costs,
+    which a backtest adds up. ``currency`` is only shown.
     """
 
     missed_positive: Annotated[float, Field(ge=0)]
     refused_good: Annotated[float, Field(ge=0)] = 0.0
     caught_positive: float = 0.0
     accepted_good: float = 0.0
+    retraining: Annotated[float, Field(ge=0)] = 0.0
     currency: Text = "units"
 
     @property

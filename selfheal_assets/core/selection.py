@@ -14,6 +14,7 @@ from selfheal_assets.core.plan import NotEnoughData
 from selfheal_assets.core.spec import FamilyName
 
 Say = Callable[[str], None]
+Fit = Callable[[FamilyName, Material], Bundle]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,12 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def validate(material: Material, member: FamilyName) -> Trial:
+def fitted(member: FamilyName, material: Material) -> Bundle:
+    """The member of that name, fitted on what may be learned from."""
+    return MEMBERS[member](material)
+
+
+def validate(material: Material, member: FamilyName, fit: Fit = fitted) -> Trial:
     """Fit a member without the validation months and measure it on them; where it cannot be measured, say why.
 
     Boosters of matured labels are compared without the calibrators that out-of-fold scores would give them: four
@@ -57,7 +63,7 @@ def validate(material: Material, member: FamilyName) -> Trial:
     if rows.is_empty():
         return Trial(member, None, f"{member}: no case in the validation months, {_months(material)}")
     try:
-        bundle = MEMBERS[member](material.without_validation)
+        bundle = fit(member, material.without_validation)
     except NotEnoughData as error:
         return Trial(member, None, str(error))
     positive, due = material.so_far(rows)
@@ -75,7 +81,10 @@ def _months(material: Material) -> str:
 
 
 def choose_challenger(
-    material: Material, say: Say = lambda _: None, preferred: FamilyName | None = None
+    material: Material,
+    say: Say = lambda _: None,
+    preferred: FamilyName | None = None,
+    fit: Fit = fitted,
 ) -> Choice:
     """Try the policy's family and fit the member with the least loss on the validation months.
 
@@ -85,6 +94,7 @@ def choose_challenger(
         material: what may be learned from.
         say: takes a line of progress before and after each fit.
         preferred: a member that is taken where its loss is within a standard error of the least.
+        fit: fits a member; a backtest, which lives through many histories alike, fits none twice.
 
     Raises:
         NotEnoughData: no member can be fitted; says why of each.
@@ -93,7 +103,7 @@ def choose_challenger(
     family = material.training.family
 
     def tried(member: FamilyName) -> Trial:
-        trial = validate(material, member)
+        trial = validate(material, member, fit)
         say(f"{member}: {trial.reason if trial.loss is None else f'validation loss {trial.loss:.5f}'}")
         return trial
 
@@ -106,7 +116,7 @@ def choose_challenger(
     for member in order:
         say(f"fitting {member}")
         try:
-            bundle = MEMBERS[member](material)
+            bundle = fit(member, material)
         except NotEnoughData as error:
             failed[member] = str(error)
             continue

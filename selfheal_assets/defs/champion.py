@@ -5,6 +5,7 @@ from functools import cached_property
 
 import polars as pl
 
+from selfheal_assets.core import metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.density_ratio import Inputs
 from selfheal_assets.core.drift_limits import scatter_limits
@@ -113,3 +114,22 @@ class ChampionProfile:
         return ReferenceRows(
             self.inputs(rows), rows["prediction"].to_numpy() == 1, rows["label"].to_numpy().astype("int8")
         )
+
+
+def profile_of(
+    version: int,
+    bundle: Bundle,
+    reference: pl.DataFrame,
+    fingerprint: str,
+    warehouse: Warehouse,
+    case: UseCase,
+) -> ChampionProfile:
+    """A version with its reference (``entity_id``, ``event_time``, the features, ``label``), scored by it."""
+    probability = bundle.score(reference)
+    scored = reference.with_columns(
+        probability=pl.Series(probability),
+        prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
+    )
+    label = scored["label"].to_numpy()
+    auc = metrics.roc_auc(label, probability) if scored["label"].n_unique() == 2 else None
+    return ChampionProfile(version, bundle, scored, fingerprint, auc, warehouse, case)

@@ -3,14 +3,15 @@
 import dagster as dg
 import polars as pl
 
-from selfheal_assets.core import evaluation, metrics, partial_comparison
+from selfheal_assets.core import evaluation, metrics
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.credit import swap_counts
-from selfheal_assets.core.plan import plan_of
 from selfheal_assets.defs.resources import Context, Stores, StoresParam, table_metadata
 from selfheal_assets.defs.retrain import GROUP, shadow_models
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.credit_marts import save_swap_set
+from selfheal_assets.stores.gate_rows import compared as compared_models
+from selfheal_assets.stores.gate_rows import gate_cases, scored_rows
 
 
 def challenger_of(stores: Stores) -> tuple[int, Bundle]:
@@ -25,46 +26,6 @@ def challenger_of(stores: Stores) -> tuple[int, Bundle]:
     return version, stores.registry.load(version)
 
 
-def scored_rows(frame: pl.DataFrame, champion: Bundle, challenger: Bundle) -> evaluation.ScoredRows:
-    """Both models on the same labelled rows, each at its own threshold."""
-    a, b = champion.score(frame), challenger.score(frame)
-    label = frame["label"].to_numpy().astype("int8")
-    return evaluation.ScoredRows(label, a, b, a >= champion.threshold, b >= challenger.threshold)
-
-
-def gate_cases(stores: Stores, champion: Bundle | None, challenger: Bundle) -> pl.DataFrame:
-    """The cases that the gates judge by: the reference's matured ones, or all of the newest months as known so far.
-
-    The latter are later than anything either model was trained on. A first model is judged on the reference.
-    """
-    window, case = challenger.reference, stores.case
-    if champion is None or case.policy.gates.evidence == "matured":
-        return cases.matured_cases(stores.warehouse, case, window.as_of, window.start, window.end)
-    newest = plan_of(challenger).immature_until or window.end
-    start = max(newest, champion.trained_until, challenger.trained_until)
-    return cases.cases_so_far(stores.warehouse, case, window.as_of, start)
-
-
-def _compared(
-    stores: Stores, rows: pl.DataFrame, champion: Bundle, challenger: Bundle
-) -> list[evaluation.Comparison]:
-    """Both models on the gates' cases, overall and by segment.
-
-    Raises:
-        metrics.UndefinedMetric: these cases cannot tell.
-    """
-    policy, segments = stores.case.policy.gates, stores.case.segments
-    if policy.evidence == "matured":
-        known = rows.filter(pl.col("label").is_not_null())
-        scored, seed = scored_rows(known, champion, challenger), stores.case.training.seed
-        overall = evaluation.compare(scored, policy, seed)
-        return overall + evaluation.compare_segments(known, scored, segments, policy, seed)
-    curve = cases.timing_curve(stores.warehouse, stores.case, challenger.reference.as_of)
-    scored = partial_comparison.PartialRows.of(rows, curve, champion.score(rows), challenger.score(rows))
-    overall = partial_comparison.compare_partial(scored, policy)
-    return overall + partial_comparison.compare_partial_segments(rows, scored, segments, policy)
-
-
 @dg.asset(group_name=GROUP, kinds={"duckdb"}, deps=[shadow_models])
 def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeResult:
     """Champion and challenger on the same cases, later than anything either was trained on.
@@ -75,11 +36,11 @@ def shadow_evaluation(context: Context, stores: StoresParam) -> dg.MaterializeRe
     version, challenger = challenger_of(stores)
     champion = stores.registry.load_champion()
     window, compared = challenger.reference, []
-    rows = gate_cases(stores, champion[1] if champion else None, challenger)
+    rows = gate_cases(stores.warehouse, stores.case, champion[1] if champion else None, challenger)
     if champion and champion[0] != version:
         _save_swap_set(stores, *champion, version, challenger)
         try:
-            compared = _compared(stores, rows, champion[1], challenger)
+            compared = compared_models(stores.warehouse, stores.case, rows, champion[1], challenger)
         except metrics.UndefinedMetric as error:
             context.log.warning(f"no comparison: {error}")
     elif not champion:

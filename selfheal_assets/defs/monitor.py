@@ -8,8 +8,8 @@ import dagster as dg
 import polars as pl
 
 from selfheal_assets.core import monitoring
-from selfheal_assets.core.column_faults import column_faults
-from selfheal_assets.core.monitoring import Finding, Status
+from selfheal_assets.core.intact import INTACT, intact_finding
+from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.periods import shift_chunks
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.resources import (
@@ -25,7 +25,7 @@ from selfheal_assets.stores import chunks
 from selfheal_assets.stores.training_evidence import features_between
 
 GROUP = "monitor"
-LABELLED, INTACT = "fct_labelled_predictions", "inputs_are_intact"
+LABELLED = "fct_labelled_predictions"
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
 
@@ -42,11 +42,9 @@ def cannot_judge(
     stores: Stores, profile: ChampionProfile | None, rows: pl.DataFrame, by_labels: bool = False
 ) -> str:
     """Why the chunk, or the reference it is held against, says nothing; empty where both are large enough."""
-    policy = stores.case.policy.alarms
-    if profile is None or rows.height < policy.min_rows:
-        return f"{rows.height} predictions in this chunk; alarms.min_rows asks for {policy.min_rows}"
-    positives = profile.positives if by_labels else None
-    return monitoring.reference_shortage(policy, profile.reference.height, positives)
+    reference = profile.reference.height if profile else None
+    positives = profile.positives if profile and by_labels else None
+    return monitoring.chunk_shortage(stores.case.policy.alarms, rows.height, reference, positives)
 
 
 def save(stores: Stores, table: str, chunk: Chunk, frame: pl.DataFrame) -> dict[str, dg.MetadataValue]:
@@ -95,11 +93,4 @@ def _intact(stores: Stores, chunk: Chunk, rows: pl.DataFrame) -> Finding:
     case, policy = stores.case, stores.case.policy.soundness
     first = shift_chunks(chunk.start, case.monitoring.chunk, -case.monitoring.lookback)
     before = features_between(stores.warehouse, case, first, chunk.start)
-    if min(rows.height, before.height) < policy.min_rows:
-        return monitoring.unknown(
-            INTACT,
-            f"{rows.height} rows, {before.height} before; soundness.min_rows asks for {policy.min_rows}",
-        )
-    faults = column_faults(before, rows, case.features, policy)
-    said = "; ".join(f.reason for f in faults) or f"none of {len(case.features)} features broke"
-    return Finding(INTACT, Status.failed if faults else Status.passed, said)
+    return intact_finding(before, rows, case.features, policy)

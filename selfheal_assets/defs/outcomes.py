@@ -4,15 +4,12 @@ Each chunk adds its counts to the champion's books, so that a test may be looked
 ever raising a false alarm in a year is the policy's (``harm``). Books are kept by version in tables of their own.
 """
 
-from datetime import datetime
-
 import dagster as dg
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core import harm, maturity, metrics, monitoring, realized
-from selfheal_assets.core.betting import LossBet, LossSums, bet_on, loss_sums
-from selfheal_assets.core.monitoring import Finding, Status
+from selfheal_assets.core import harm, maturity, monitoring, realized
+from selfheal_assets.core.monitoring import Finding
 from selfheal_assets.core.partial_counts import (
     COHORT_SCHEMA,
     COUNT_SCHEMA,
@@ -22,6 +19,13 @@ from selfheal_assets.core.partial_counts import (
 )
 from selfheal_assets.core.partial_labels import PartialAlarm, partial_alarm
 from selfheal_assets.core.periods import shift_chunks
+from selfheal_assets.core.realized_check import (
+    LOSS_SCHEMA,
+    HeldOut,
+    matured_cohort,
+    realized_check,
+    with_losses,
+)
 from selfheal_assets.defs.champion import ChampionProfile
 from selfheal_assets.defs.drift import shaped
 from selfheal_assets.defs.monitor import ERROR, GROUP, LABELLED, cannot_judge, judged, save, served
@@ -29,7 +33,6 @@ from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, 
 from selfheal_assets.stores import chunks
 
 PARTIAL, REALIZED = "calibration_holds", "realized_performance_holds"
-_LOSS = "squared error (Brier)"
 
 
 def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDefinition]:
@@ -116,12 +119,7 @@ def _partial(
 
 _BOOKS = {
     "hazard_counts": COUNT_SCHEMA,
-    "realized_losses": {
-        "seen_in": pl.Datetime("us"),
-        "rows": pl.Int64,
-        "total": pl.Float64,
-        "squares": pl.Float64,
-    },
+    "realized_losses": LOSS_SCHEMA,
 }
 
 
@@ -150,10 +148,7 @@ def _book(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile, bo
 def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> tuple[pl.DataFrame, Finding]:
     """Realized metrics of the cohort that became mature in this chunk, and the champion's finding."""
     case, policy = stores.case, stores.case.policy
-    start = shift_chunks(
-        chunk.start, case.monitoring.chunk, -maturity.chunks_in_horizon(case.label, case.monitoring.chunk)
-    )
-    end = shift_chunks(start, case.monitoring.chunk, 1)
+    start, end = matured_cohort(chunk.start, case.monitoring.chunk, case.label)
     rows = chunks.labelled_predictions(stores.warehouse, start, end)
     rows = rows.filter(pl.col("is_mature") & pl.col("label").is_not_null())
 
@@ -177,53 +172,13 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
 def _realized_finding(
     stores: Stores, chunk: Chunk, profile: ChampionProfile, label: np.ndarray, probability: np.ndarray
 ) -> Finding:
-    """Losses by betting and ranking by DeLong share the budget of realized outcomes half and half.
-
-    The books may fail any chunk, but certify none that has fewer labels or positives than the policy asks for: where
-    labels stop coming, implicit negatives look like a champion without losses.
-    """
-    alarms, policy = stores.case.policy.alarms, stores.case.harm_alarms
-    short = monitoring.reference_shortage(alarms, profile.reference.height, profile.positives)
-    bet, seen = _losses(stores, chunk, profile, label, probability)
-    row = harm.realized_row(bet, seen, _LOSS)
-    stores.save_chunk("harm_alarms", chunk.start, row, evidence="realized")
-    if short or profile.reference_auc is None:
-        return monitoring.unknown(REALIZED, short)
-    alpha = policy.realized_alpha / 2 / policy.horizon_chunks
-    if len(label) < alarms.min_rows or int(label.sum()) < alarms.min_positives:
-        ranking = monitoring.unknown(
-            REALIZED,
-            f"{len(label)} matured labels with {int(label.sum())} positives; alarms.min_rows and "
-            f"alarms.min_positives ask for {alarms.min_rows} and {alarms.min_positives}",
-        )
-    else:
-        held_out = profile.reference["label"].to_numpy(), profile.reference["probability"].to_numpy()
-        error = metrics.roc_auc_error(*held_out)
-        ranking = harm.ranking_finding(
-            label, probability, profile.reference_auc, alarms.max_auc_drop, alpha, error
-        )
-    losses = harm.realized_harm_finding(bet, _LOSS)
-    if ranking.status is Status.insufficient and losses.status is Status.passed:
-        return ranking
-    return harm.joint_finding([ranking, losses])
-
-
-def _losses(
-    stores: Stores, chunk: Chunk, profile: ChampionProfile, label: np.ndarray, probability: np.ndarray
-) -> tuple[LossBet, list[datetime]]:
-    """The champion's books of realized losses with this chunk's, and the chunks they are of."""
-    policy = stores.case.harm_alarms
-    half = policy.model_copy(update={"partial_share": (1 + policy.partial_share) / 2})
-    sums = loss_sums(np.square(probability - label))
-    now = {"seen_in": [chunk.start], "rows": [sums.rows], "total": [sums.total], "squares": [sums.squares]}
-    books = pl.concat(
-        [
-            _booked(stores, "realized_losses", chunk, profile),
-            pl.DataFrame(now, schema=_BOOKS["realized_losses"]),
-        ]
-    )
+    """The champion's finding; its books of realized losses are kept with this chunk's."""
+    case, reference = stores.case, profile.reference
+    books = with_losses(_booked(stores, "realized_losses", chunk, profile), chunk.start, label, probability)
     _book(stores, "realized_losses", chunk, profile, books)
-    reference = profile.reference
-    held_out = loss_sums(np.square(reference["probability"].to_numpy() - reference["label"].to_numpy()))
-    seen = [LossSums(*row) for row in books.select("rows", "total", "squares").iter_rows()]
-    return bet_on(held_out, seen, half, counts=False), books["seen_in"].to_list()
+    held_out = HeldOut(
+        reference["label"].to_numpy(), reference["probability"].to_numpy(), profile.reference_auc
+    )
+    finding, row = realized_check(label, probability, books, held_out, case.policy.alarms, case.harm_alarms)
+    stores.save_chunk("harm_alarms", chunk.start, row, evidence="realized")
+    return finding

@@ -9,11 +9,11 @@ import polars as pl
 from selfheal_assets.core import evaluation, fingerprint
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action, Decision, decide
-from selfheal_assets.core.gate_evidence import NEVER, GateInputs, GateResult, Servability
+from selfheal_assets.core.gate_evidence import GateInputs, GateResult, Servability
+from selfheal_assets.core.gate_inputs import gate_inputs, ineligible
 from selfheal_assets.core.gates import evaluate_gates
-from selfheal_assets.core.partial_comparison import coverage_so_far
 from selfheal_assets.core.policies import GatePolicy
-from selfheal_assets.defs.evaluate import challenger_of, gate_cases
+from selfheal_assets.defs.evaluate import challenger_of
 from selfheal_assets.defs.resources import (
     WINDOW_TAG,
     Context,
@@ -24,6 +24,7 @@ from selfheal_assets.defs.resources import (
 from selfheal_assets.serving.servability import TRIALS, Trial
 from selfheal_assets.stores import decision_ledger, promotion
 from selfheal_assets.stores.approvals import LOOP, REQUESTED_BY
+from selfheal_assets.stores.gate_rows import gate_cases
 from selfheal_assets.stores.model_registry import PREDECESSOR, QUARANTINED
 
 GROUP = "decide"
@@ -51,53 +52,21 @@ def _comparisons(stores: Stores, champion: int | None, challenger: int) -> list[
     return [evaluation.Comparison(**row) for row in rows.iter_rows(named=True)]
 
 
-_NEEDED = {
-    "matured": {"f1", "roc_auc", "brier"},
-    "partial": {"log_loss", "roc_auc", "expected_over_observed"},
-}
-
-
-def _coverage(rows: pl.DataFrame, overall: dict[str, evaluation.Comparison]) -> float | None:
-    """The share of the rows with a label, or of the positives that either model expects so far."""
-    if "label" in rows.columns:
-        return rows["label"].is_not_null().mean() if rows.height else None  # type: ignore[return-value]
-    counted = overall.get("expected_over_observed")
-    return coverage_so_far(counted) if counted else None
-
-
 def gather(stores: Stores, version: int, challenger: Bundle, champion: int | None) -> GateInputs:
     """All evidence of one decision; what is missing stays ``None``."""
-    as_of = challenger.reference.as_of
-    rows = gate_cases(stores, stores.registry.load(champion) if champion else None, challenger)
-    compared = _comparisons(stores, champion, version)
-    overall = {c.metric: c for c in compared if c.segment == "all"}
-    whole = _NEEDED[stores.case.policy.gates.evidence] <= set(overall)
-    flagged = challenger.score(rows) >= challenger.threshold
-    groups = [s for s in stores.case.segments if s.fairness]
-    return GateInputs(
-        as_of=as_of,
-        overall=overall if whole else None,
-        segments=[c for c in compared if c.segment != "all"] if compared else None,
-        label_coverage=_coverage(rows, overall),
-        last_promotion=decision_ledger.last_promotion(stores.warehouse, as_of) or NEVER,
+    case, warehouse = stores.case, stores.warehouse
+    rows = gate_cases(warehouse, case, stores.registry.load(champion) if champion else None, challenger)
+    return gate_inputs(
+        challenger,
+        rows,
+        _comparisons(stores, champion, version),
+        case.policy.gates,
+        case.segments,
+        last_promotion=decision_ledger.last_promotion(warehouse, challenger.reference.as_of),
         servability=serving_trial(stores, version, challenger, rows.head(1000)),
-        approvals={s.name: evaluation.approvals(rows, flagged, s) for s in groups} if rows.height else None,
         has_champion=champion is not None,
-        ineligible=_ineligible(stores, version, challenger, champion),
+        ineligible=ineligible(version, challenger, champion, stores.registry.tags(version).get(QUARANTINED)),
     )
-
-
-def _ineligible(stores: Stores, version: int, challenger: Bundle, champion: int | None) -> str:
-    if version == champion:
-        return f"version {version} is the champion already: nothing new was learned"
-    if reason := stores.registry.tags(version).get(QUARANTINED):
-        return f"version {version} is quarantined: {reason}"
-    if not challenger.calibrator.keeps_the_ranking:
-        return (
-            f"version {version} turns its own ranking round (Platt slope {challenger.calibrator.slope:.2g}): on "
-            "cases it had not seen, higher scores meant fewer positives, so it has learned nothing that holds"
-        )
-    return ""
 
 
 def decision_of(

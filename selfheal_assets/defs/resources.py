@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from selfheal_assets.core import metrics, tables
+from selfheal_assets.core import tables
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
 from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.stability import reference_cells
-from selfheal_assets.defs.champion import ChampionProfile
+from selfheal_assets.defs.champion import ChampionProfile, profile_of
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger, promotion
 from selfheal_assets.stores.cases import freeze_reference
@@ -63,19 +63,13 @@ class Stores:
         if version not in self._profiles:
             bundle = self.registry.load(version)
             frozen = freeze_reference(self.warehouse, self.case, bundle.reference)
-            probability = bundle.score(frozen.frame)
-            scored = frozen.frame.with_columns(
-                probability=pl.Series(probability),
-                prediction=pl.Series((probability >= bundle.threshold).astype("int8")),
-            )
+            profile = profile_of(version, bundle, frozen.frame, frozen.fingerprint, self.warehouse, self.case)
             freeze_cells(
-                self.warehouse, version, reference_cells(scored, bundle.features, self.case.policy.credit)
+                self.warehouse,
+                version,
+                reference_cells(profile.reference, bundle.features, self.case.policy.credit),
             )
-            label = scored["label"].to_numpy()
-            auc = metrics.roc_auc(label, probability) if scored["label"].n_unique() == 2 else None
-            self._profiles[version] = ChampionProfile(
-                version, bundle, scored, frozen.fingerprint, auc, self.warehouse, self.case
-            )
+            self._profiles[version] = profile
         return self._profiles[version]
 
     def save_table(self, table: str, frame: pl.DataFrame, where: dict[str, Any]) -> None:

@@ -1,20 +1,14 @@
-"""When a retraining is due: the rule that the daemon, a shell and a replay obey alike.
-
-A function over Dagster's own records (``next_retraining``): a failing window that is newer than every window a
-retraining has answered, and that the policy's hysteresis, cooldown and budget do not let wait. A retraining that died
-before its decision is no answer: it is tried again, as often as the policy allows.
-"""
+"""When a retraining is due, by Dagster's own records: the rule itself is ``core.retraining_rule``'s."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import dagster as dg
 
 from selfheal_assets.core.decision import Action, Decision
-from selfheal_assets.core.diagnosis import Remedy, diagnose
 from selfheal_assets.core.monitoring import Status
-from selfheal_assets.core.periods import chunk_end
+from selfheal_assets.core.retraining_rule import Due, Records, Withheld, next_due, window_end
 from selfheal_assets.defs.resources import (
     CHECKS_TAG,
     DECIDED_TAG,
@@ -51,13 +45,8 @@ RUNNING = [
 
 
 @dataclass(frozen=True)
-class Retraining:
-    """A retraining that is due: for which window, because of which checks, after how many that failed."""
-
-    window: str
-    checks: tuple[str, ...]
-    failed_before: int = 0
-    remedy: Remedy = Remedy.retrain
+class Retraining(Due):
+    """A retraining that is due, with the tags and the key of its run."""
 
     @property
     def tags(self) -> dict[str, str]:
@@ -73,16 +62,6 @@ class Retraining:
     def run_key(self) -> str:
         """By which the daemon starts each attempt once."""
         return f"retrain:{self.window}" + (f":{self.failed_before}" if self.failed_before else "")
-
-
-@dataclass(frozen=True)
-class Withheld:
-    """A retraining that a failing window asks for and does not get; recorded once for each window and cause."""
-
-    window: str
-    action: Action
-    cause: str
-    reason: str
 
 
 def newest_evaluations(instance: dg.DagsterInstance, check: str, limit: int = 50) -> dict[str, str]:
@@ -128,77 +107,15 @@ def next_retraining(
         case: names the checks and the policy.
         rolled_back: whether the champion was taken back at the end of a window; asked only where it matters.
     """
-    policy = case.policy
-    found = {check: newest_evaluations(instance, check) for check in (*policy.retrain_on, *DATA_CHECKS)}
-    by_window = {w: _statuses(found, w) for statuses in found.values() for w in statuses}
-    called_for = {w: diagnose(checks, policy.retrain_on) for w, checks in by_window.items()}
-    failing = [w for w, diagnosis in called_for.items() if diagnosis.remedy is not Remedy.none]
-    if not failing:
-        return "no check that starts a retraining has failed"
-    window, tried = max(failing), retrained_windows(instance)
-    diagnosis, failed = called_for[window], tried.get(window) or 0
-    if instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=RUNNING), limit=1):
-        return f"a retraining is running; {window} waits for it"
-    answered = {w for w, failures in tried.items() if failures is None}
-    if answered and window <= max(answered):
-        return f"the failure of {window} was answered by a retraining for {max(answered)}"
-    if diagnosis.remedy in (Remedy.fix_data, Remedy.hold):
-        return Withheld(window, Action(diagnosis.remedy.value), ", ".join(diagnosis.checks), diagnosis.reason)
-    if why := _restrained(window, answered - held_windows(instance), max(answered, default=""), found, case):
-        return Withheld(window, Action.suppress, *why)
-    if failed >= policy.retraining_attempts:
-        return Withheld(
-            window,
-            Action.hold,
-            "retraining_attempts",
-            f"the retraining for {window} failed {failed} times (policy.retraining_attempts): see its runs, and "
-            f"start {RETRAIN_JOB} by hand, or wait for the next failing window",
-        )
-    if rolled_back(_end(window, case)):
-        diagnosis = diagnose(by_window[window], policy.retrain_on, rolled_back=True)
-        return f"{diagnosis.remedy.value}: {diagnosis.reason}"
-    return Retraining(window, diagnosis.checks, failed, diagnosis.remedy)
-
-
-def _statuses(found: dict[str, dict[str, str]], window: str) -> dict[str, Status]:
-    return {check: Status(statuses[window]) for check, statuses in found.items() if window in statuses}
-
-
-def _end(window: str, case: UseCase) -> datetime:
-    return chunk_end(datetime.fromisoformat(window), case.monitoring.chunk)
-
-
-def _restrained(
-    window: str, trained: set[str], last: str, found: dict[str, dict[str, str]], case: UseCase
-) -> tuple[str, str] | None:
-    """Cause and reason why the policy lets this window wait (hysteresis, cooldown, budget), or ``None``."""
-    policy, end = case.policy, _end(window, case)
-    counts = {
-        check: [
-            w for w in sorted(statuses) if last < w <= window and statuses[w] != Status.insufficient.value
-        ]
-        for check, statuses in found.items()
-        if check in policy.retrain_on
+    checks = (*case.policy.retrain_on, *DATA_CHECKS)
+    found = {
+        check: {w: Status(status) for w, status in newest_evaluations(instance, check).items()}
+        for check in checks
     }
-    most = max(
-        sum(found[check][w] == Status.failed.value for w in known[-policy.among_windows :])
-        for check, known in counts.items()
-    )
-    if most < policy.failing_windows:
-        return "hysteresis", (
-            f"hysteresis: no check failed in {policy.failing_windows} of the newest {policy.among_windows} windows "
-            f"up to {window} (policy.failing_windows, policy.among_windows), but in {most}"
-        )
-    days = policy.retraining_cooldown_days
-    if trained and end - _end(max(trained), case) < timedelta(days=days):
-        return "cooldown", f"cooldown: {window} follows the retraining for {max(trained)} within {days} days"
-    spent = [w for w in trained if end - _end(w, case) < timedelta(days=365)]
-    if len(spent) >= policy.max_retrainings_per_year:
-        return "budget", (
-            f"budget: {len(spent)} retrainings in the 365 days up to the end of {window} "
-            f"(policy.max_retrainings_per_year {policy.max_retrainings_per_year}), the last for {max(spent)}"
-        )
-    return None
+    running = bool(instance.get_run_records(dg.RunsFilter(job_name=RETRAIN_JOB, statuses=RUNNING), limit=1))
+    records = Records(found, retrained_windows(instance), held_windows(instance), running)
+    due = next_due(records, case.policy, case.monitoring.chunk, rolled_back)
+    return Retraining(**vars(due)) if isinstance(due, Due) else due
 
 
 def due_retraining(instance: dg.DagsterInstance, stores: Stores) -> Retraining | str:
@@ -210,7 +127,10 @@ def due_retraining(instance: dg.DagsterInstance, stores: Stores) -> Retraining |
     due = next_retraining(instance, stores.case, rolled_back)
     if not isinstance(due, Withheld):
         return due
-    evidence = {"window": due.window, "cause": due.cause}
-    decision = Decision(due.action, _end(due.window, stores.case), due.reason, None, None, evidence, {})
+    evidence, end = (
+        {"window": due.window, "cause": due.cause},
+        window_end(due.window, stores.case.monitoring.chunk),
+    )
+    decision = Decision(due.action, end, due.reason, None, None, evidence, {})
     decision_ledger.record_once(stores.warehouse, decision, "window", "cause")
     return due.reason

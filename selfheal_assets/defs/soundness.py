@@ -5,7 +5,7 @@ from selfheal_assets.core.label_soundness import training_faults
 from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.defs.resources import HELD_TAG, Context, Stores
 from selfheal_assets.stores import cases, decision_ledger
-from selfheal_assets.stores.training_evidence import training_evidence
+from selfheal_assets.stores.training_evidence import kept_training_set, training_evidence
 
 
 def held(context: Context, stores: Stores, plan: TrainingPlan) -> str:
@@ -13,8 +13,8 @@ def held(context: Context, stores: Stores, plan: TrainingPlan) -> str:
 
     The first to find it records FIX_DATA; the run is tagged, so that it starts no cooldown.
     """
-    evidence, policy = training_evidence(stores.warehouse, stores.case, plan), stores.case.policy.soundness
-    kept = evidence.kept
+    kept, policy = kept_training_set(stores.warehouse, stores.case), stores.case.policy.soundness
+    evidence = training_evidence(stores.warehouse, stores.case, plan, kept)
     if (
         kept
         and (kept.known_at, kept.until) == (plan.as_of, plan.evaluate_from)

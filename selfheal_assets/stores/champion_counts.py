@@ -93,3 +93,9 @@ def counted_until(warehouse: Warehouse, profile: Profile, name: str) -> ChunkSta
     with warehouse.write() as connection:
         earlier = [n for n in stored_chunks(connection, profile) if n < name]
         return load_statistics(connection, profile, [*earlier, name], whole=True)
+
+
+def count_rows_of(warehouse: Warehouse, profile: Profile, rows: pl.DataFrame, name: str) -> ChunkStatistics:
+    """Count these rows (features, ``probability``, ``prediction``) as the chunk ``name``; nothing is stored."""
+    with _registered(warehouse, rows) as connection:
+        return statistics_of(connection, _REFERENCE, profile, chunk=name)

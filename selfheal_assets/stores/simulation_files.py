@@ -121,6 +121,8 @@ def declaration(scenario: Scenario, case: UseCase, source: Path) -> dict[str, An
             "recent_months": max(1, (scenario.history_months + reference_start) // 2),
             "evaluation_months": scenario.reference_months,
             "validation_months": max(1, scenario.reference_months // 2),
+            # What lies between the gates' months and the horizon is what 'maturity_aware' learns from.
+            "gate_months": max(1, min(case.training.gate_months, scenario.horizon_months // 2)),
         },
     }
 

@@ -12,8 +12,10 @@ from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
 
-def training_evidence(warehouse: Warehouse, case: UseCase, plan: TrainingPlan) -> TrainingEvidence:
-    """All matured, labelled rows that the plan trains on or judges by, as known on its day."""
+def training_evidence(
+    warehouse: Warehouse, case: UseCase, plan: TrainingPlan, kept: Kept | None
+) -> TrainingEvidence:
+    """All matured, labelled rows that the plan trains on or judges by, as known on its day, beside the last set."""
     horizon = f"to_months({case.label.horizon_months})"
     rows = warehouse.query(
         f"""select c.entity_id, c.event_time, {feature_list(case, "c.")}, c.label, c.recorded_at, l.occurred_at,
@@ -25,9 +27,7 @@ def training_evidence(warehouse: Warehouse, case: UseCase, plan: TrainingPlan) -
             order by c.event_time, c.entity_id""",
         [plan.as_of, plan.as_of, plan.evaluate_until],
     )
-    return TrainingEvidence(
-        rows, plan.as_of, case.features, case.monitoring.chunk, kept_training_set(warehouse, case)
-    )
+    return TrainingEvidence(rows, plan.as_of, case.features, case.monitoring.chunk, kept)
 
 
 def kept_training_set(warehouse: Warehouse, case: UseCase) -> Kept | None:

@@ -12,12 +12,13 @@ import pytest
 
 from selfheal_assets.core.decision import Action, Decision
 from selfheal_assets.definitions import build_definitions
-from selfheal_assets.defs.evaluate import challenger_of, gate_cases
+from selfheal_assets.defs.evaluate import challenger_of
 from selfheal_assets.defs.promote import gather
 from selfheal_assets.defs.resources import AS_OF_TAG, Stores
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.stores import decision_ledger, label_ledger
 from selfheal_assets.stores.applications import split_at_go_live
+from selfheal_assets.stores.gate_rows import gate_cases
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import read_cases
 from selfheal_assets_tests import toy
@@ -113,17 +114,19 @@ def test_the_challenger_is_promoted_on_labels_so_far(stores):
 @pytest.mark.parametrize("side", ["champion", "challenger"])
 def test_no_case_that_either_model_was_trained_on_decides(stores, side):
     models = {"champion": stores.registry.load(1), "challenger": stores.registry.load(2)}
-    rows = gate_cases(stores, **models)
+    rows = gate_cases(stores.warehouse, stores.case, **models)
     assert NEWEST <= rows["event_time"][0] < NEWEST + timedelta(days=3)
     later = NEWEST + timedelta(days=40)
-    rows = gate_cases(stores, **models | {side: replace(models[side], trained_until=later)})
+    rows = gate_cases(
+        stores.warehouse, stores.case, **models | {side: replace(models[side], trained_until=later)}
+    )
     assert later <= rows["event_time"][0] < later + timedelta(days=3)
     assert rows["event_time"][-1] < AS_OF
     assert rows["age_days"][0] == (AS_OF - rows["event_time"][0]).total_seconds() / 86400
 
 
 def test_a_first_model_is_judged_on_the_reference(stores):
-    rows = gate_cases(stores, None, stores.registry.load(1))
+    rows = gate_cases(stores.warehouse, stores.case, None, stores.registry.load(1))
     window = stores.registry.load(1).reference
     assert window.start <= rows["event_time"][0] and rows["event_time"][-1] < window.end
     assert "label" in rows.columns

@@ -1,0 +1,119 @@
+"""``selfheal backtest``: what each of several policies would have done over the recorded history."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from selfheal_assets.cli.plainly import told_plainly
+from selfheal_assets.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from selfheal_assets.core.backtest import Backtest
+
+_DAY = ["%Y-%m-%d"]
+
+
+def backtest(
+    use_case: Annotated[
+        str | None, typer.Option(help="A name or a .yaml. Default: SELFHEAL_USE_CASE, else sba_loans.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Chunks between the trainings of 'every'.")] = 4,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(help="A .yaml with 'policy' and 'training' over the use case's own; may be repeated."),
+    ] = None,
+    judged_from: Annotated[
+        datetime | None,
+        typer.Option("--from", help="Judge cases from this day on. Default: go-live.", formats=_DAY),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(help="Live through no chunk that ends later.", formats=_DAY)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the intervals' resampling.")] = 0,
+    resamples: Annotated[int, typer.Option(min=0, max=100_000, help="For the intervals; 0: none.")] = 500,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="What is computed is kept here. Default: <home>/backtests/<name>-<id>."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Use the full table, see `selfheal data fetch`.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON for programs.")] = False,
+) -> None:
+    """Replay the history under several policies: would this loop have helped?
+
+    Each policy lives through the history chunk by chunk and sees only what was
+    known on the day: never retraining, retraining every so many chunks, on any
+    drift alarm, this use case's loop with its gates and rollback, any policy
+    file, and an oracle that sees every label at once.
+
+    Nothing of the installation is read or written but the source's file and the
+    folder of the backtest. Interrupted, it goes on where it stopped.
+    docs/backtest.md tells what the figures mean.
+    """
+    from selfheal_assets.backtest.policies import PolicyError
+    from selfheal_assets.backtest.run import NothingToLiveThrough
+
+    given: dict[str, Any] = {"use_case": use_case} if use_case else {}
+    settings = read_settings(**given, **({"full": True} if full else {}))
+    with told_plainly(PolicyError, NothingToLiveThrough):
+        found, kept = _run(settings, every, policy or [], judged_from, until, seed, resamples, folder)
+    _write(found, kept)
+    if as_json:
+        typer.echo(json.dumps(found.to_json()))
+        return
+    from selfheal_assets.reports.backtest_console import backtest_lines
+
+    for line in backtest_lines(found):
+        typer.echo(line)
+    typer.echo(f"Kept in {kept}")
+
+
+def _run(
+    settings: Settings,
+    every: int,
+    files: list[Path],
+    judged_from: datetime | None,
+    until: datetime | None,
+    seed: int,
+    resamples: int,
+    folder: Path | None,
+) -> "tuple[Backtest, Path]":
+    from selfheal_assets.backtest import policies
+    from selfheal_assets.backtest.history import History
+    from selfheal_assets.backtest.run import Bounds, run_backtest
+    from selfheal_assets.core import fingerprint
+    from selfheal_assets.core.periods import midnight
+    from selfheal_assets.reports.backtest_console import living_progress
+    from selfheal_assets.stores.applications import require_reference, split_at_go_live
+    from selfheal_assets.stores.sources import read_cases
+
+    case = settings.case
+    compared = (*policies.standard_policies(case, every), *policies.policies_from(case, files))
+    cases = read_cases(case, settings)
+    require_reference(case, split_at_go_live(cases, midnight(case.go_live))[0])
+    name = fingerprint.of_value([cases.fingerprint, case.model_dump(mode="json")])
+    kept = folder or settings.backtests / f"{case.name}-{name}"
+    with living_progress([p.name for p in compared]) as told:
+        found = run_backtest(
+            History(cases.frame, cases.labels),
+            case,
+            compared,
+            seed,
+            bounds=Bounds(judged_from, until),
+            folder=kept,
+            resamples=resamples,
+            told=told,
+        )
+    return found, kept
+
+
+def _write(found: "Backtest", folder: Path) -> None:
+    """The frames as Parquet, the figures as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("chunks", "actions", "models", "alarms", "events", "summary", "differences"):
+        getattr(found, name).write_parquet(folder / f"{name}.parquet")
+    (folder / "backtest.json").write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")

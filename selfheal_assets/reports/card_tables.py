@@ -62,10 +62,10 @@ def metrics_table(reference: pl.DataFrame, served: pl.DataFrame) -> Table:
     later = {r["metric"]: r for r in served.iter_rows(named=True)}
     columns = [
         Column("Metric", False), Column("Reference"), Column("Interval"), Column("Rows"), Column("Positives"),
-        Column("As served"), Column("Interval"), Column("Rows"), Column("Positives"), Column("Unit", False),
+        Column("As served"), Column("Interval"), Column("Rows"), Column("Positives"),
     ]  # fmt: skip
     rows = [
-        [metric_name(r["metric"]), *_measured(r), *_measured(later.get(r["metric"])), r["unit"]]
+        [metric_name(r["metric"]), *_measured(r), *_measured(later.get(r["metric"]))]
         for r in reference.filter(pl.col("value").is_not_null()).iter_rows(named=True)
     ]
     return Table(

@@ -80,6 +80,7 @@ _METRIC_NAMES = {
     "gini": "Gini",
     "brier": "Brier score",
     "expected_over_observed": "expected ÷ observed",
+    "off_balance": "distance of expected ÷ observed from 1 (logs)",
 }
 
 

@@ -40,11 +40,11 @@
     });
   }
 
-  // On paper: plots as wide as the sheet, and every reason open.
+  // On paper: plots as wide as the sheet, and every reason open; tables of many rows stay on the screen.
   const paper = 680;
   let opened = [];
   window.addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("details:not([open], .long)")];
     for (const fold of opened) fold.open = true;
     for (const plot of plots) Plotly.relayout(plot, { width: paper });
   });

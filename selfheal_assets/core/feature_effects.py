@@ -8,7 +8,7 @@ import polars as pl
 
 from selfheal_assets.core.bundle import Bundle
 
-MOST_ROWS = 750  # contributions take a tenth of a millisecond a row; means and tenths need no more rows
+MOST_ROWS = 500  # contributions take a tenth of a millisecond a row; means and tenths need no more rows
 MOST_FEATURES, MOST_CELLS = 6, 8
 IMPORTANCE_SCHEMA = {"feature": pl.String, "strength": pl.Float64, "share": pl.Float64}
 EFFECT_SCHEMA = {

@@ -71,7 +71,7 @@ def made() -> ModelCard:
                 "metric": "roc_auc",
                 "rows": 90,
                 "positives": 3,
-                "reason": "fewer than 200 cases",
+                "reason": "too few cases",
             },
         ),
         rows(

@@ -82,6 +82,7 @@ class ModelCard:
             ``chosen``. Empty where that was not kept.
         comparison: rows of ``shadow_evaluation`` in which it is the challenger, with ``champion`` (the version).
         served: as ``realized.realized_metrics``, of the matured cases that it answered as champion, if any.
+        served_curve: the calibration curve of the same cases, as ``CardFigures.calibration``.
         answered: how many cases it answered as champion, and the first and last of their days.
         trail: the decisions that name it, oldest first, as ``decision_ledger.recorded`` gives them.
     """
@@ -95,6 +96,7 @@ class ModelCard:
     candidates: pl.DataFrame
     comparison: pl.DataFrame
     served: pl.DataFrame
+    served_curve: pl.DataFrame
     answered: tuple[int, datetime | None, datetime | None]
     trail: list[dict[str, Any]]
 

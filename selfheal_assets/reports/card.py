@@ -158,8 +158,10 @@ def _segments(card: ModelCard) -> list[Block]:
 def _calibration(card: ModelCard, outcome: str) -> list[Block]:
     if card.figures.calibration.is_empty():
         return [Notice("Calibration: not computed, because its reference has no labelled case.")]
-    curve = card.figures.calibration
-    return [figures.calibration_figure(curve, outcome), tables.calibration_table(curve, outcome)]
+    curve, served = card.figures.calibration, card.served_curve
+    folded = [tables.calibration_table(curve, outcome, "on its reference")]
+    folded += [tables.calibration_table(served, outcome, "as served")] if served.height else []
+    return [figures.calibration_figure(curve, served, outcome), *folded]
 
 
 def _effects(card: ModelCard) -> list[Block]:

@@ -46,30 +46,45 @@ def _arms(rows: pl.DataFrame, color: str) -> fig.Trace:
     return {"type": "data", "symmetric": False, "color": color, "thickness": 1.5} | bars
 
 
-def calibration_figure(curve: pl.DataFrame, outcome: str) -> Figure:
-    """Observed share against expected share, by bins of equally many cases."""
-    points = curve.rename({"observed": "value"})
-    trace = fig.line(
-        curve["expected"].to_list(), curve["observed"].to_list(), "observed, 95 % interval", fig.BLUE, size=8,
-        error_y=_arms(points, fig.BLUE),
-        customdata=curve.select("rows").rows(),
-        hovertemplate="expected %{x:.1%}, observed %{y:.1%}<br>%{customdata[0]} rows<extra></extra>",
-    )  # fmt: skip
-    end = max(curve["expected"].max(), curve["upper"].max())  # type: ignore[type-var]
-    right = fig.line([0, end], [0, end], "right", fig.GREEN, dash="dash", mode="lines", hoverinfo="skip")
+def calibration_figure(curve: pl.DataFrame, served: pl.DataFrame, outcome: str) -> Figure:
+    """Observed share against expected share, by bins of equally many cases: on the reference, and as served."""
+    known = [
+        (name, rows, look)
+        for name, rows, look in (
+            ("on its reference", curve, (fig.BLUE, "solid", "circle")),
+            ("as served", served, (fig.VERMILLION, "dash", "square-open")),
+        )
+        if rows.height
+    ]
+    end = max(max(rows["expected"].max(), rows["upper"].max()) for _, rows, _ in known)  # type: ignore[type-var]
+    right = fig.line([0, end], [0, end], "right", fig.GREEN, dash="dot", mode="lines", hoverinfo="skip")
     look = fig.layout(
         380,
         xaxis=fig.axis(f"expected share of {outcome}", tickformat=".1%", rangemode="tozero"),
         yaxis=fig.axis(f"observed share of {outcome}", tickformat=".1%", rangemode="tozero"),
     )
-    pairs = curve.select("expected", "observed").rows()
-    alt = "; ".join(f"{percent(e)} expected, {percent(o)} observed" for e, o in pairs)
+    alt = "; ".join(f"{name}: {_pairs(rows)}" for name, rows, _ in known)
     return Figure(
         f"Expected and observed, in {curve.height} bands of the score with equally many cases",
-        "On the dashed line the expectation is right; below it the model expects too many, above it too few.",
-        f"Calibration curve: {alt}",
-        fig.spec([right, trace], look),
+        "On the dotted line the expectation is right; below it the model expects too many, above it too few. Bars "
+        "are 95 % intervals.",
+        f"Calibration curve {alt}",
+        fig.spec([right, *(_curve(name, rows, *kind) for name, rows, kind in known)], look),
     )
+
+
+def _pairs(curve: pl.DataFrame) -> str:
+    pairs = curve.select("expected", "observed").rows()
+    return ", ".join(f"{percent(e)} expected {percent(o)} observed" for e, o in pairs)
+
+
+def _curve(name: str, curve: pl.DataFrame, color: str, dash: str, symbol: str) -> fig.Trace:
+    return fig.line(
+        curve["expected"].to_list(), curve["observed"].to_list(), name, color, dash=dash, symbol=symbol, size=8,
+        error_y=_arms(curve.rename({"observed": "value"}), color),
+        customdata=curve.select("rows").rows(),
+        hovertemplate="expected %{x:.1%}, observed %{y:.1%}<br>%{customdata[0]} rows<extra></extra>",
+    )  # fmt: skip
 
 
 def importance_figure(importance: pl.DataFrame) -> Figure:

@@ -130,7 +130,7 @@ def segments_table(segments: pl.DataFrame) -> Table:
     return Table("Figures by segment, on its reference", columns, rows, folded=True)
 
 
-def calibration_table(curve: pl.DataFrame, outcome: str) -> Table:
+def calibration_table(curve: pl.DataFrame, outcome: str, where: str) -> Table:
     """The calibration curve in numbers."""
     columns = [
         Column("Band of the score"), Column("Rows"), Column("Expected"), Column("Observed"), Column("Interval"),
@@ -148,7 +148,7 @@ def calibration_table(curve: pl.DataFrame, outcome: str) -> Table:
         for r in curve.iter_rows(named=True)
     ]
     return Table(
-        f"Share of {outcome}, expected and observed, by bands of equally many cases",
+        f"Share of {outcome}, expected and observed {where}, by bands of equally many cases",
         columns,
         rows,
         folded=True,

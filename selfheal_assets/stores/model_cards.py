@@ -4,7 +4,13 @@ from datetime import datetime
 
 import polars as pl
 
-from selfheal_assets.core.model_card import ModelCard, card_figures, limits_of
+from selfheal_assets.core.model_card import (
+    CALIBRATION_SCHEMA,
+    ModelCard,
+    calibration_curve,
+    card_figures,
+    limits_of,
+)
 from selfheal_assets.core.realized import REALIZED_SCHEMA, realized_metrics
 from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.cases import matured_cases
@@ -49,6 +55,7 @@ def model_card(
         case.policy.realized,
         case.training.seed,
     )
+    served, curve = _served(warehouse, case, version, as_of)
     standing, quarantined = _standing(registry, version)
     return ModelCard(
         version=version,
@@ -59,7 +66,8 @@ def model_card(
         limits=limits_of(bundle, found, case.segments, case.label.horizon_months),
         candidates=_kept(warehouse, "shadow_models", "version", version),
         comparison=_kept(warehouse, "shadow_evaluation", "challenger", version),
-        served=_served(warehouse, case, version, as_of),
+        served=served,
+        served_curve=curve,
         answered=_answered(warehouse, version),
         trail=[d for d in decision_ledger.recorded(warehouse) if version in (d["champion"], d["challenger"])],
     )
@@ -88,8 +96,10 @@ def _answered(warehouse: Warehouse, version: int) -> tuple[int, datetime | None,
     return found.row(0)  # type: ignore[return-value]
 
 
-def _served(warehouse: Warehouse, case: UseCase, version: int, as_of: datetime) -> pl.DataFrame:
-    """Realized performance of what the version answered, as far as it is mature."""
+def _served(
+    warehouse: Warehouse, case: UseCase, version: int, as_of: datetime
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Realized performance of what the version answered, as far as it is mature, and its calibration curve."""
     rows = warehouse.query(
         """select l.label, p.probability, p.prediction
            from prediction_log p join labelled_cases(cast(? as timestamp)) l using (entity_id)
@@ -98,15 +108,10 @@ def _served(warehouse: Warehouse, case: UseCase, version: int, as_of: datetime) 
         [as_of, version],
     )
     if rows.is_empty():
-        return pl.DataFrame(schema=REALIZED_SCHEMA)
-    policy, label = case.policy, rows["label"].to_numpy()
-    flagged = rows["prediction"].to_numpy() == 1
-    return realized_metrics(
-        label,
-        rows["probability"].to_numpy(),
-        flagged,
-        policy.alarms,
-        None,
-        case.training.seed,
-        policy.realized,
+        return pl.DataFrame(schema=REALIZED_SCHEMA), pl.DataFrame(schema=CALIBRATION_SCHEMA)
+    policy, label, score = case.policy, rows["label"].to_numpy(), rows["probability"].to_numpy()
+    flagged, figures = rows["prediction"].to_numpy() == 1, policy.realized
+    return (
+        realized_metrics(label, score, flagged, policy.alarms, None, case.training.seed, figures),
+        calibration_curve(label, score, figures.calibration_bins, figures.confidence),
     )

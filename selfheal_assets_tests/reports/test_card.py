@@ -102,7 +102,7 @@ def made() -> ModelCard:
     )  # fmt: skip
     return ModelCard(
         11, BUNDLE, "champion", "", figures_of, ["Not tried on later cases."], candidates, comparison,
-        measured(0.627, 31936), (31936, datetime(2006, 10, 2), datetime(2008, 3, 31)),
+        measured(0.627, 31936), figures_of.calibration.head(1), (31936, datetime(2006, 10, 2), datetime(2008, 3, 31)),
         [decision(7, 10, 11), decision(8, 11, 12)],
     )  # fmt: skip
 
@@ -143,11 +143,20 @@ def test_figures_are_what_plotly_accepts():
         go.Figure(spec)
 
 
+def test_the_curve_as_served_is_beside_that_of_the_reference():
+    lines = {t["name"]: t for t in figures(page(made()))[1]["data"]}
+    assert (lines["on its reference"]["x"], lines["as served"]["x"]) == ([0.01, 0.05], [0.01])
+    assert lines["on its reference"]["line"]["dash"] != lines["as served"]["line"]["dash"]
+    alone = replace(made(), served_curve=made().served_curve.clear())
+    assert "as served" not in {t["name"] for t in figures(page(alone))[1]["data"]}
+
+
 def test_what_is_not_known_is_said_so():
     empty = CardFigures(*(getattr(made().figures, n).clear() for n in CardFigures.__dataclass_fields__))
     bare = replace(
         made(), figures=empty, candidates=pl.DataFrame(), comparison=pl.DataFrame(), trail=[],
-        served=made().served.clear(), answered=(0, None, None), standing="challenger",
+        served=made().served.clear(), served_curve=made().served_curve.clear(), answered=(0, None, None),
+        standing="challenger",
     )  # fmt: skip
     text = Page(page(bare)).text
     for expected in (

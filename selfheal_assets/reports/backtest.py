@@ -9,7 +9,7 @@ from selfheal_assets.core.backtest import NEVER, ON_DRIFT, ORACLE, SELFHEAL, Bac
 from selfheal_assets.reports import backtest_figures as figures
 from selfheal_assets.reports import backtest_tables as tables
 from selfheal_assets.reports.page import Block, Notice, Page, Points, Section, Terms, Tile, Tone, render
-from selfheal_assets.reports.text import count, interval, is_known, moment, number, percent
+from selfheal_assets.reports.text import count, is_known, moment, number, percent
 
 WORDS = {
     "Policy": "A rule of when to train anew and what to deploy. Each lived through the same history, chunk by chunk, "
@@ -158,8 +158,9 @@ def _cost(found: Backtest, lead: str, other: str) -> str:
     compared = gain(found, lead, other, "cost")
     if compared is None:
         return ""
-    bounds = interval(compared[1], compared[2], 0)
-    return f" It would have cost {count(compared[0])} {found.currency} more ({bounds}); less where that is below 0."
+    value, lower, upper = compared if compared[0] >= 0 else (-compared[0], -compared[2], -compared[1])
+    way = "more" if compared[0] >= 0 else "less"
+    return f" It would have cost {count(value)} {found.currency} {way} ({count(lower)} to {count(upper)})."
 
 
 def _tiles(found: Backtest, lead: str, outcome: str) -> list[Tile]:

@@ -85,6 +85,18 @@ def test_what_speaks_against_it_is_said_as_plainly(html):
     assert "Regretted: 1 of 1 promotions, against 0 of 1 promotions." in text
 
 
+def test_what_it_would_have_cost_is_said_in_the_users_currency():
+    found = made()
+    gap = {"policy": "never", "against": "selfheal", "metric": "cost"}
+    gap |= {"difference": 900.0, "lower": 700.0, "upper": 1100.0}
+    priced = replace(
+        found, currency="USD", differences=pl.concat([found.differences, frame([gap], DIFFERENCES)])
+    )
+    text = Page(backtest_page(priced, plotly_js="p.js")).text
+    assert "It would have cost 900 USD less (700 to 1,100)." in text
+    assert "-900 -1,100 to -700 ✓ better" in text
+
+
 @pytest.mark.parametrize(
     ("metric", "change", "tone"),
     [

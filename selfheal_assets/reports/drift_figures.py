@@ -43,9 +43,13 @@ def ratio_figure(univariate: pl.DataFrame, judged: bool = False) -> Figure | Non
         _ratio_bars(shown.filter(~pl.col("alert").fill_null(False)), words[1], fig.GREY, "/"),
     ]
     order = [fig.plain(name) for name in reversed(shown["name"].to_list())]
+    room = [
+        0.0,
+        max(1.1, 1.12 * shown["ratio"].to_list()[0]),
+    ]  # beyond the limit, and for the longest bar's text
     look = fig.layout(
         80 + 27 * shown.height,
-        xaxis=fig.axis("drift, as a multiple of the feature's own limit", range=_room(shown), showgrid=False),
+        xaxis=fig.axis("drift, as a multiple of the feature's own limit", range=room, showgrid=False),
         yaxis=fig.axis(type="category", categoryorder="array", categoryarray=order, ticks=""),
         shapes=[fig.vertical(1, fig.BLUE, "dash", width=2)],
         bargap=0.35,
@@ -60,12 +64,6 @@ def ratio_figure(univariate: pl.DataFrame, judged: bool = False) -> Figure | Non
         alt=f"Bars by feature. {words[0].capitalize()}: {listing(names, 8) or 'none'}.",
         spec=fig.spec([t for t in traces if t["y"]], look),
     )
-
-
-def _room(shown: pl.DataFrame) -> list[float]:
-    """The axis' range: from 0, beyond the limit, with room for the longest bar's text."""
-    largest = shown["ratio"].to_list()[0]
-    return [0.0, max(1.1, 1.12 * largest)]
 
 
 def _ratio_bars(rows: pl.DataFrame, name: str, color: str, hatch: str) -> fig.Trace:

@@ -186,7 +186,7 @@ def render(page: Page, shared_plotly: str | None = None) -> str:
     Args:
         page: what it says.
         shared_plotly: name of a plotly.js file beside the page (see ``write_shared_plotly``), for pages that
-            are written often: about 50 kB each. Without it plotly.js is part of the page: 4.6 MB, one file.
+            are written often: about 100 kB each. Without it plotly.js is part of the page: 4.6 MB, one file.
     """
     drawn = any(isinstance(block, Figure) for section in page.sections for block in section.blocks)
     inline = Markup(plotly_source().decode()) if drawn and shared_plotly is None else None

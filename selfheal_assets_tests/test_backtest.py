@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from selfheal_assets.backtest import life, shared
 from selfheal_assets.backtest.gating import Verdict
-from selfheal_assets.backtest.history import History
+from selfheal_assets.backtest.history import History, simulated_history
 from selfheal_assets.backtest.policies import (
     BacktestPolicy,
     Kind,
@@ -27,6 +27,11 @@ from selfheal_assets.cli import app
 from selfheal_assets.core.backtest import ACTIONS, CHUNKS, DIFFERENCES, MODELS, SUMMARY, Backtest
 from selfheal_assets.core.bundle import Bundle, Calibrator
 from selfheal_assets.core.decision import Action
+from selfheal_assets.core.population import fit_population
+from selfheal_assets.core.scenario import Scenario
+from selfheal_assets.core.simulation import Simulation, simulate
+from selfheal_assets.core.simulation_scores import regret
+from selfheal_assets.stores.simulation_files import declaration, write
 from selfheal_assets.stores.sources import read_cases
 from selfheal_assets.use_case import UseCase
 from selfheal_assets_tests import toy
@@ -283,6 +288,13 @@ def test_a_policy_that_cannot_be_is_told_with_its_key(told, tmp_path, text, mess
         policies_from(told[1], [file])
 
 
+def test_two_policies_of_one_name_are_refused(told, tmp_path):
+    file = tmp_path / "selfheal.yaml"
+    file.write_text("training: {rounds: 7}")
+    with pytest.raises(PolicyError, match="another policy called 'selfheal'"):
+        policies_from(told[1], [file])
+
+
 def test_a_policy_file_changes_its_keys_alone(told, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("policy: {gates: {min_rows: 151}}\ntraining: {rounds: 7}")
@@ -292,3 +304,44 @@ def test_a_policy_file_changes_its_keys_alone(told, tmp_path):
     assert (mine.case.policy.gates.min_rows, mine.case.training.rounds) == (151, 7)
     assert mine.case.policy.gates.min_positives == ours.policy.gates.min_positives == 30
     assert mine.case.model_copy(update={"policy": ours.policy, "training": ours.training}) == ours
+
+
+@pytest.fixture(scope="module")
+def simulated(told) -> tuple[Simulation, UseCase]:
+    """A year over the toy's members, in which who leaves changes at once after four months."""
+    history, case = told
+    population = fit_population(history.cases, history.labels, case.features, case.label)
+    scenario = Scenario.model_validate(
+        {
+            "name": "turned", "history_months": 18, "months": 12, "cases_per_month": 150, "horizon_months": 3,
+            "reference_months": 6, "events": [{"kind": "concept_drift", "start": 4, "factor": -1.0}],
+        }
+    )  # fmt: skip
+    made = simulate(population, scenario, seed=1)
+    return made, UseCase.model_validate(declaration(made.scenario, case, Path("nowhere.parquet")))
+
+
+def test_a_simulated_history_is_lived_through_in_memory_and_scored_by_its_truth(simulated):
+    made, case = simulated
+    found = run_backtest(simulated_history(made), case, standard_policies(case), resamples=0)
+    by = {row["policy"]: row for row in found.summary.to_dicts()}
+    expected = regret(made.truth["true_probability"].to_numpy(), made.truth["true_probability"].to_numpy())
+    assert expected.brier == 0 < by["oracle"]["regret_brier"] < by["never"]["regret_brier"]
+    assert by["never"]["false_alarms"] is None, "it does not watch"
+    assert by["selfheal"]["events"] == 1
+    assert found.events["event"].to_list() == ["1 concept_drift"]
+    assert found.alarms["false_alarm"].null_count() == 0
+    early = found.alarms.filter(pl.col("chunk") < found.events["starts"][0])
+    assert early["false_alarm"].all()
+
+
+def test_the_command_knows_the_truth_of_a_simulated_folder(simulated, told, monkeypatch, tmp_path):
+    made, _ = simulated
+    written = write(made, told[1], tmp_path / "sim")
+    monkeypatch.setenv("SELFHEAL_HOME", str(tmp_path / "home"))
+    given = ["--use-case", str(written.use_case), "--resamples", "0", "--json"]
+    until = f"{made.scenario.moment(2):%Y-%m-%d}"
+    line = CliRunner().invoke(app, ["backtest", *given, "--until", until]).stdout.splitlines()[-1]
+    figures = json.loads(line)["policies"]
+    assert figures["never"]["regret_brier"] > 0
+    assert figures["on drift"]["false_alarms"] == figures["on drift"]["alarms"]

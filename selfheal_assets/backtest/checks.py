@@ -108,9 +108,8 @@ class Checks:
 
     def _rows(self, profile: ChampionProfile, start: datetime) -> pl.DataFrame:
         """The chunk's cases as the model answered them."""
-        where = self.known.answered(start, chunk_end(start, profile.case.monitoring.chunk))
-        probability = self.shared.scores(profile.bundle)[where]
-        return self.known.traffic[where].with_columns(
+        probability = self.shared.scores(profile.bundle, start)
+        return self.known.traffic[self.known.of_chunk(start)].with_columns(
             probability=pl.Series(probability),
             prediction=pl.Series((probability >= profile.bundle.threshold).astype("int8")),
         )

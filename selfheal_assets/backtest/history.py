@@ -4,15 +4,15 @@ The loop's own queries run on it unchanged: ``labelled_cases(t)`` shows no case 
 a policy cannot see what it could not have known.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from selfheal_assets.core import fingerprint
-from selfheal_assets.core.backtest import EVENTS
 from selfheal_assets.core.periods import chunk_end, chunk_start, midnight
 from selfheal_assets.core.simulation import Simulation
 from selfheal_assets.stores.sources import EARLIEST
@@ -23,10 +23,6 @@ from selfheal_assets.use_case import UseCase
 IN_THE_END = datetime(9999, 1, 1)
 
 
-def _no_events() -> pl.DataFrame:
-    return pl.DataFrame(schema=EVENTS)
-
-
 @dataclass(frozen=True)
 class History:
     """Everything that happened.
@@ -34,23 +30,44 @@ class History:
     Attributes:
         cases: ``entity_id`` (String, unique), ``event_time`` (Datetime us), the features.
         labels: ``entity_id``, ``label`` (Int8), ``occurred_at``, ``recorded_at`` (Datetime us); corrections are rows.
-        events: known changes, columns :data:`core.backtest.EVENTS`; empty where none is known.
+        truth: what only a simulation knows, or ``None``.
     """
 
     cases: pl.DataFrame
     labels: pl.DataFrame
-    events: pl.DataFrame = field(default_factory=_no_events)
+    truth: "Truth | None" = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only a simulation knows; no policy sees it.
+
+    Attributes:
+        events: columns :data:`core.backtest.EVENTS`.
+        in_force: by chunk, see ``core.simulation.Simulation.in_force``.
+        chances: ``entity_id``, ``true_probability`` (f64) of each case.
+    """
+
+    events: pl.DataFrame
+    in_force: pl.DataFrame
+    chances: pl.DataFrame
 
 
 def simulated_history(simulation: Simulation) -> History:
-    """A simulated history with its events; harmful are those that change how inputs turn into outcomes."""
-    events = simulation.events.select(
+    """A simulated history with its truth; chunks are of the scenario's length, as its use case's are."""
+    truth = truth_of(simulation.events, simulation.in_force(), simulation.truth)
+    return History(simulation.cases, simulation.labels, truth)
+
+
+def truth_of(events: pl.DataFrame, in_force: pl.DataFrame, truth: pl.DataFrame) -> Truth:
+    """From a simulation's frames, or from the files of the same names that it wrote."""
+    shown = events.select(
         pl.format("{} {}", "event", "kind").alias("event"),
         pl.col("start").alias("starts"),
         pl.col("end").alias("ends"),
-        (pl.col("touches") == "outcomes").alias("harmful"),
+        "touches",
     )
-    return History(simulation.cases, simulation.labels, events)
+    return Truth(shown, in_force, truth.select("entity_id", "true_probability"))
 
 
 class Known:
@@ -95,6 +112,16 @@ class Known:
         return live.sort("event_time", "entity_id")
 
     @cached_property
+    def chances(self) -> np.ndarray | None:
+        """The true probability of each case of ``traffic``, where it is known."""
+        if self.history.truth is None:
+            return None
+        known = self.traffic.select("entity_id").join(
+            self.history.truth.chances, on="entity_id", how="left", maintain_order="left"
+        )
+        return known["true_probability"].to_numpy()
+
+    @cached_property
     def outcomes(self) -> pl.DataFrame:
         """Of each case the label that was known in the end: ``entity_id``, ``event_time``, ``label`` (null: none)."""
         return self.warehouse.query(
@@ -117,6 +144,10 @@ class Known:
         """Where the cases of [start, end) lie in ``traffic``."""
         times = self.traffic["event_time"]
         return slice(*(int(times.search_sorted(at, side="left")) for at in (start, end)))
+
+    def of_chunk(self, start: datetime) -> slice:
+        """Where the cases of the chunk that begins at ``start`` lie in ``traffic``."""
+        return self.answered(start, chunk_end(start, self.case.monitoring.chunk))
 
     def labelled(self, start: datetime, end: datetime) -> pl.DataFrame:
         """The answered cases of [start, end) as known at ``end``, by time and id.

@@ -3,10 +3,20 @@
 import json
 import os
 from base64 import b64decode, b64encode
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import Bundle
+
+
+def code_fingerprint() -> str:
+    """Names the code that computes: what another version kept is not this one's."""
+    package = Path(__file__).resolve().parent.parent
+    folders = [package / name for name in ("core", "stores", "backtest")]
+    sources = sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return fingerprint.of_bytes(version("xgboost").encode(), *(path.read_bytes() for path in sources))
 
 
 class Kept:

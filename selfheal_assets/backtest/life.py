@@ -239,12 +239,10 @@ class Life:
 
         In the order of ``known.traffic``, up to the end of the last chunk.
         """
-        period = self.policy.case.monitoring.chunk
         parts = []
         for start, model in self.served.items():
-            where = self.shared.known.answered(start, chunk_end(start, period))
             bundle = self.models[model - 1]
-            score = self.shared.scores(bundle)[where]
+            score = self.shared.scores(bundle, start)
             parts.append((score, score >= bundle.threshold, np.full(len(score), model)))
         probability, flagged, number = (np.concatenate(p) for p in zip(*parts, strict=True))
         return probability, flagged, number

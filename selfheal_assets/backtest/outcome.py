@@ -9,15 +9,18 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.backtest.history import IN_THE_END, Known
-from selfheal_assets.backtest.life import RETRAIN, Life
+from selfheal_assets.backtest.life import RETRAIN, Done, Life
 from selfheal_assets.backtest.policies import Kind
 from selfheal_assets.core import backtest as frames
 from selfheal_assets.core.backtest import Backtest
 from selfheal_assets.core.backtest_figures import Answers, compared_figures
-from selfheal_assets.core.backtest_scores import Promotion, Regret, alarms_judged, detection, regret
+from selfheal_assets.core.backtest_scores import Promotion, Regret, alarm_figures, regret
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action
+from selfheal_assets.core.maturity import chunks_in_horizon
 from selfheal_assets.core.periods import chunk_end
+from selfheal_assets.core.simulation_scores import AlarmScores, score_alarms
+from selfheal_assets.core.simulation_scores import regret as true_regret
 from selfheal_assets.use_case import UseCase
 
 _REFUSED = (Action.reject.value, Action.inconclusive.value)
@@ -88,24 +91,29 @@ class Outcome:
 
     def promotions(self, life: Life) -> dict[int, Regret | None]:
         """By place in ``done``, the regret of each promotion that replaced a model."""
-        label = self.cases["label"]
-        known = label.is_not_null().to_numpy()
-        times = self.cases["event_time"].to_numpy()
-        moves = [
-            (i, d)
-            for i, d in enumerate(life.done)
-            if d.action in (Action.promote.value, Action.roll_back.value)
-        ]
-        found: dict[int, Regret | None] = {}
-        for at, (place, done) in enumerate(moves):
-            if done.action != Action.promote.value or done.champion is None or done.challenger is None:
-                continue
-            until = moves[at + 1][1].as_of if at + 1 < len(moves) else self.end
-            served = known & (times >= np.datetime64(done.as_of)) & (times < np.datetime64(until))
-            pair = (life.models[n - 1] for n in (done.challenger, done.champion))
-            scores = [life.shared.scores(b)[: len(known)][served] for b in pair]
-            found[place] = regret(Promotion(label.to_numpy()[served].astype(np.int8), *scores))
-        return found
+        moved = (Action.promote.value, Action.roll_back.value)
+        moves = [(place, done) for place, done in enumerate(life.done) if done.action in moved]
+        ends = [done.as_of for _, done in moves[1:]] + [self.end]
+        return {
+            place: self._regretted(life, done, until)
+            for (place, done), until in zip(moves, ends, strict=True)
+            if done.action == Action.promote.value and done.champion is not None
+        }
+
+    def _regretted(self, life: Life, done: Done, until: datetime) -> Regret | None:
+        """Of a promotion: on the labelled cases of the chunks that it served."""
+        chunks = [n for n, start in enumerate(self.starts) if done.as_of <= start < until]
+        assert done.challenger is not None and done.champion is not None
+        promoted, replaced = (
+            np.concatenate(
+                [np.empty(0), *(life.shared.scores(life.models[n - 1], self.starts[c]) for c in chunks)]
+            )
+            for n in (done.challenger, done.champion)
+        )
+        served = self.cases.filter(pl.col("chunk").is_in(chunks))["label"]
+        known = served.is_not_null().to_numpy()
+        label = served.drop_nulls().to_numpy().astype(np.int8)
+        return regret(Promotion(label, promoted[known], replaced[known]))
 
     def actions(self) -> pl.DataFrame:
         """See ``core.backtest.Backtest.actions``."""
@@ -133,13 +141,31 @@ class Outcome:
 
     def alarms(self) -> pl.DataFrame:
         """See ``core.backtest.Backtest.alarms``."""
-        rows = [
-            (name, at, check, None, why)
-            for name, life in self.lives.items()
-            for at, check, why in life.alarms
-        ]
-        found = pl.DataFrame(rows, schema=frames.ALARMS, orient="row")
-        return alarms_judged(found, self.known.history.events, self._ends)
+        rows = []
+        for name, life in self.lives.items():
+            scores = self._alarm_scores(life)
+            rows += [
+                (name, at, check, None if scores is None else at in scores.false_alarms, why)
+                for at, check, why in life.alarms
+            ]
+        return pl.DataFrame(rows, schema=frames.ALARMS, orient="row")
+
+    def _alarm_scores(self, life: Life) -> AlarmScores | None:
+        """How the policy's alarms answer the known events; an alarm may be a horizon late, as labels are."""
+        truth, case = self.known.history.truth, self.known.case
+        if truth is None or life.policy.kind not in (Kind.gated, Kind.on_drift):
+            return None
+        patience = chunks_in_horizon(case.label, case.monitoring.chunk)
+        return score_alarms(truth.in_force, self.starts, {at for at, _, _ in life.alarms}, patience=patience)
+
+    def _regret(self, life: Life) -> dict[str, float | None]:
+        """Of all answers to judged cases, labelled or not, against the true probabilities."""
+        chances = self.known.chances
+        if chances is None:
+            return {"regret_log_loss": None, "regret_brier": None}
+        which = (self.cases["event_time"] >= self.judged_from).to_numpy()
+        found = true_regret(chances[: len(which)][which], life.answers()[0][which])
+        return {"regret_log_loss": found.log_loss, "regret_brier": found.brier}
 
     @property
     def _ends(self) -> dict[datetime, datetime]:
@@ -148,7 +174,7 @@ class Outcome:
 
     def summary(self, actions: pl.DataFrame, alarms: pl.DataFrame) -> pl.DataFrame:
         """See ``core.backtest.Backtest.summary``."""
-        events, rows = self.known.history.events, []
+        rows = []
         for name, life in self.lives.items():
             answers = self.answers(life, self.judged)
             found = answers.figures(np.ones(len(answers.label)))
@@ -168,7 +194,8 @@ class Outcome:
                     "proved_regrets": int((mine["regret_lower"] > 0).sum()),
                     "alarms": alarmed["chunk"].n_unique(),
                 }
-                | detection(alarmed, events, self._ends, life.policy.kind in (Kind.gated, Kind.on_drift))
+                | alarm_figures(self._alarm_scores(life), self._ends)
+                | self._regret(life)
             )
         return pl.DataFrame(rows, schema=frames.SUMMARY, orient="row").with_columns(
             pl.selectors.float().fill_nan(None)
@@ -188,7 +215,7 @@ def backtest_of(
     answers = {name: outcome.answers(life, outcome.judged) for name, life in outcome.lives.items()}
     rows = compared_figures(answers, against, resamples, seed, confidence) if resamples else []
     actions, alarms = outcome.actions(), outcome.alarms()
-    costs = case.policy.costs
+    costs, truth = case.policy.costs, outcome.known.history.truth
     return Backtest(
         use_case=case.name,
         title=case.title,
@@ -205,7 +232,7 @@ def backtest_of(
         actions=actions,
         models=outcome.models(),
         alarms=alarms,
-        events=outcome.known.history.events,
+        events=truth.events if truth else pl.DataFrame(schema=frames.EVENTS),
         summary=outcome.summary(actions, alarms),
         differences=pl.DataFrame(rows, schema=frames.DIFFERENCES, orient="row"),
     )

@@ -57,8 +57,14 @@ def policies_from(case: UseCase, files: Iterable[Path]) -> tuple[BacktestPolicy,
     """Policies of files: YAML with ``policy`` and ``training`` as in a use case, over those of the use case.
 
     Raises:
-        PolicyError: a file cannot be read, or what it says does not fit the use case.
+        PolicyError: a file cannot be read, what it says does not fit the use case, or its name is taken.
     """
+    files = list(files)
+    names = [p.name for p in standard_policies(case)] + [f.stem for f in files]
+    if taken := next((f for f in files if names.count(f.stem) > 1), None):
+        raise PolicyError(
+            f"{taken}: there is another policy called '{taken.stem}': give the file another name"
+        )
     return tuple(BacktestPolicy(file.stem, Kind.gated, varied(case, file)) for file in files)
 
 

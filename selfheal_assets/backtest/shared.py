@@ -34,16 +34,17 @@ class Shared:
 
     def __init__(self, known: Known, kept: Kept) -> None:
         self.known, self.kept = known, kept
-        self._scores: dict[str, np.ndarray] = {}
+        self._scores: dict[tuple[str, datetime], np.ndarray] = {}
         self._profiles: dict[tuple[str, str], ChampionProfile] = {}
         self._curves: dict[datetime, TimingCurve] = {}
         self._bundles: dict[str, Bundle] = {}
 
-    def scores(self, bundle: Bundle) -> np.ndarray:
-        """The model's probabilities of all answered cases, in the order of ``known.traffic``."""
-        if bundle.fingerprint not in self._scores:
-            self._scores[bundle.fingerprint] = bundle.score(self.known.traffic)
-        return self._scores[bundle.fingerprint]
+    def scores(self, bundle: Bundle, start: datetime) -> np.ndarray:
+        """The model's probabilities of the cases of the chunk that begins then, in the order of ``traffic``."""
+        key = bundle.fingerprint, start
+        if key not in self._scores:
+            self._scores[key] = bundle.score(self.known.traffic[self.known.of_chunk(start)])
+        return self._scores[key]
 
     def curve(self, as_of: datetime) -> TimingCurve:
         """When positives become known, as it was known."""
@@ -100,7 +101,8 @@ class Shared:
             NotEnoughData: no member can be fitted.
         """
         wanted = [m for m in case.training.family if m in ("full_history", "recent_window")]
-        training = case.training.model_copy(update={"family": tuple(wanted) or ("full_history",)})
+        family = tuple(wanted) or ("full_history",)
+        training = case.training.model_copy(update={"family": family, "folds": 2})  # it is dear enough
         known = self.known.known(as_of, as_of, IN_THE_END, answered_only=False)
         rows = known.filter(pl.col("label").is_not_null()).select(
             "entity_id", "event_time", *case.feature_names, "label",

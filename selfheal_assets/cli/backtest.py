@@ -84,23 +84,26 @@ def _run(
     folder: Path | None,
 ) -> "tuple[Backtest, Path]":
     from selfheal_assets.backtest import policies
-    from selfheal_assets.backtest.history import History
+    from selfheal_assets.backtest.history import History, truth_of
+    from selfheal_assets.backtest.kept import code_fingerprint
     from selfheal_assets.backtest.run import Bounds, run_backtest
     from selfheal_assets.core import fingerprint
     from selfheal_assets.core.periods import midnight
     from selfheal_assets.reports.backtest_console import living_progress
     from selfheal_assets.stores.applications import require_reference, split_at_go_live
+    from selfheal_assets.stores.simulation_files import read_truth
     from selfheal_assets.stores.sources import read_cases
 
     case = settings.case
     compared = (*policies.standard_policies(case, every), *policies.policies_from(case, files))
     cases = read_cases(case, settings)
     require_reference(case, split_at_go_live(cases, midnight(case.go_live))[0])
-    name = fingerprint.of_value([cases.fingerprint, case.model_dump(mode="json")])
+    told_truth = read_truth(settings.use_case_folder) if settings.use_case_folder else None
+    name = fingerprint.of_value([cases.fingerprint, case.model_dump(mode="json"), code_fingerprint()])
     kept = folder or settings.backtests / f"{case.name}-{name}"
     with living_progress([p.name for p in compared]) as told:
         found = run_backtest(
-            History(cases.frame, cases.labels),
+            History(cases.frame, cases.labels, truth_of(*told_truth) if told_truth else None),
             case,
             compared,
             seed,

@@ -52,7 +52,7 @@ ALARMS: dict[str, Any] = {
     "false_alarm": pl.Boolean,
     "reason": pl.String,
 }
-EVENTS: dict[str, Any] = {"event": pl.String, "starts": _TIME, "ends": _TIME, "harmful": pl.Boolean}
+EVENTS: dict[str, Any] = {"event": pl.String, "starts": _TIME, "ends": _TIME, "touches": pl.String}
 SUMMARY: dict[str, Any] = {
     "policy": pl.String,
     "rows": pl.Int64,
@@ -75,6 +75,8 @@ SUMMARY: dict[str, Any] = {
     "detected": pl.Int64,
     "detection_delay_days": pl.Float64,
     "cost": pl.Float64,
+    "regret_log_loss": pl.Float64,
+    "regret_brier": pl.Float64,
 }
 DIFFERENCES: dict[str, Any] = {
     "policy": pl.String,
@@ -125,7 +127,8 @@ class Backtest:
             champion; ``candidate`` the family's member; ``as_of`` when it was trained.
         alarms: one row for each failed check that may start a retraining: ``false_alarm`` is null where no events
             are known.
-        events: the known changes of the history, if any; ``harmful``: one that a model can be hurt by.
+        events: the known changes of the history, if any; ``touches``: the ``inputs``, the ``outcomes`` (how inputs
+            turn into labels), the ``labels`` or the ``record`` of cases.
         summary: one row for each policy over the compared period:
 
             - the metrics of ``chunks`` over all rows; ``auc_within``: AUC within chunks, averaged over positives;
@@ -134,9 +137,11 @@ class Backtest:
               ``refusals`` (REJECT and INCONCLUSIVE), ``rollbacks``, ``regretted_promotions``, and of these
               ``proved_regrets``, whose interval lies above 0;
             - ``alarms``, ``false_alarms``, ``events``, ``detected``, ``detection_delay_days`` (mean of the detected
-              ones): the last four null where no events are known;
+              ones): null where no events are known, or the policy does not watch;
             - ``cost``: what missed positives, refused good cases and retrainings cost less what was gained, in
-              ``currency``; null where the policy gives no costs.
+              ``currency``; null where the policy gives no costs;
+            - ``regret_log_loss``, ``regret_brier``: expected scores of what was served less those of the truth
+              (``simulation_scores.Regret``), over labelled and unlabelled cases; null where nobody knows them.
         differences: one row for each policy, ``against`` another, and ``metric`` (``auc``, ``auc_within``, ``f1``,
             ``brier``, ``log_loss``, ``expected_over_observed``, ``off_balance``: |log(expected / observed)|,
             ``calibration_error``, ``cost``): ``difference`` is the policy's figure less the other's, with a paired

@@ -1,8 +1,8 @@
 """Figures of answers that several policies gave to the same labelled cases, and paired differences of them.
 
 Every figure is a function of weights on the cases, so that a resample costs no sorting: with all weights 1 it is the
-figure itself, with multinomial weights one draw of the bootstrap. Cases are drawn within their chunk, the same ones
-for all policies.
+figure itself, with the times that each case was drawn one draw of the bootstrap. Cases are drawn within their chunk,
+the same ones for all policies.
 """
 
 from dataclasses import dataclass
@@ -61,22 +61,27 @@ class Answers:
         chunk = values // codes
         return code, chunk, np.searchsorted(chunk, np.arange(int(self.chunk[-1]) + 1))
 
-    def figures(self, weight: Array) -> dict[str, float]:
-        """Every figure of :data:`FIGURES` under weights (f64, one a case); NaN where it is not defined."""
-        total, y, p = weight.sum(), self.label, self.probability
-        positive = weight * y
-        observed, expected = float(positive.sum()), float(weight @ p)
-        hits, flagged = float(positive @ self.flagged), float(weight @ self.flagged)
+    @cached_property
+    def _summed(self) -> Array:
+        """What is summed over cases, f64, shape (7, cases): one, probability, flagged, positive, hit, squared error,
+        log loss."""
+        y, p = self.label.astype(np.float64), self.probability
         clipped = np.clip(p, _SMALLEST, 1 - _SMALLEST)
         loss = np.where(y == 1, -np.log(clipped), -np.log1p(-clipped))
-        chunks = int(self.chunk[-1]) + 1
-        off = np.bincount(self.chunk, weight * (p - y), minlength=chunks)
+        flagged = self.flagged.astype(np.float64)
+        return np.stack([np.ones_like(y), p, flagged, y, y * flagged, (p - y) ** 2, loss])
+
+    def figures(self, weight: Array) -> dict[str, float]:
+        """Every figure of :data:`FIGURES` under weights (f64, one a case); NaN where it is not defined."""
+        total, expected, flagged, observed, hits, squared, lost = map(float, self._summed @ weight)
+        positive = weight * self._summed[3]
+        off = np.bincount(self.chunk, weight * self.probability - positive)
         return {
             "auc": self._auc(weight, positive),
             "auc_within": self._auc_within(weight, positive),
             "f1": _ratio(2 * hits, flagged + observed),
-            "brier": _ratio(weight @ (p - y) ** 2, total),
-            "log_loss": _ratio(weight @ loss, total),
+            "brier": _ratio(squared, total),
+            "log_loss": _ratio(lost, total),
             "expected_over_observed": _ratio(expected, observed),
             "calibration_error": _ratio(np.abs(off).sum(), total),
             "cost": self._cost(hits, flagged, observed, total),
@@ -123,9 +128,9 @@ def resampled(answers: dict[str, Answers], resamples: int, seed: int) -> dict[st
     rng = np.random.default_rng(seed)
     draws = {name: {f: np.empty(resamples) for f in FIGURES} for name in answers}
     for i in range(resamples):
-        weight = np.concatenate([rng.multinomial(n, np.full(n, 1 / n)) for n in sizes if n]).astype(float)
+        weight = np.concatenate([np.bincount(rng.integers(0, n, n), minlength=n) for n in sizes if n])
         for name, given in answers.items():
-            for figure, value in given.figures(weight).items():
+            for figure, value in given.figures(weight.astype(np.float64)).items():
                 draws[name][figure][i] = value
     return draws
 

@@ -1,4 +1,7 @@
-"""What a backtest holds against a policy: promotions to regret, alarms without a cause, changes found late."""
+"""What a backtest holds against a policy: promotions to regret, alarms without a cause, changes found late.
+
+Which alarm answers which event is ``simulation_scores``' to say.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,10 +9,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-import polars as pl
 from scipy.stats import norm
 
 from selfheal_assets.core.maturity import log_losses_so_far
+from selfheal_assets.core.simulation_scores import AlarmScores
 
 
 @dataclass(frozen=True)
@@ -50,53 +53,19 @@ def regret(promotion: Promotion, confidence: float = 0.95) -> Regret | None:
     return Regret(mean, mean - half, mean + half)
 
 
-def alarms_judged(
-    alarms: pl.DataFrame, events: pl.DataFrame, ends: Mapping[datetime, datetime]
-) -> pl.DataFrame:
-    """The alarms, each with whether it was false: no event had begun by the end of its chunk.
+def alarm_figures(scores: AlarmScores | None, ends: Mapping[datetime, datetime]) -> dict[str, Any]:
+    """Summary figures of a policy's alarms; all null where no truth is known (``None``).
 
-    An event's effects outlast it (labels come later, a reference stays the old one), so an alarm after the first
-    event is not held to be false. Where no event is known nobody can tell, and it stays null.
-
-    Args:
-        alarms: columns :data:`core.backtest.ALARMS`.
-        events: columns :data:`core.backtest.EVENTS`.
-        ends: of each chunk.
+    ``false_alarms`` in chunks, ``events`` that alarms should see, how many were ``detected``, and the mean
+    ``detection_delay_days`` of these: from the beginning of an event's first chunk to the end of the one that alarms.
     """
-    if events.is_empty() or alarms.is_empty():
-        return alarms
-    first = events["starts"].min()
-    end = pl.col("chunk").replace_strict(ends, return_dtype=pl.Datetime("us"))
-    return alarms.with_columns(false_alarm=end <= first)
-
-
-def detection(
-    alarms: pl.DataFrame, events: pl.DataFrame, ends: Mapping[datetime, datetime], watches: bool
-) -> dict[str, Any]:
-    """How one policy's alarms found the known events; all null where none is known, or where it does not watch.
-
-    An event counts as detected by the first chunk with an alarm that ends after the event began and begins before the
-    next event does; the delay is from the event's beginning to that chunk's end, in days.
-
-    Args:
-        alarms: those of the policy.
-        events: all of the history's.
-        ends: of each chunk.
-        watches: whether the policy monitors at all.
-    """
-    if events.is_empty() or not watches:
+    if scores is None:
         return dict.fromkeys(("false_alarms", "events", "detected", "detection_delay_days"))
-    begun = sorted(events["starts"].to_list())
-    delays = []
-    for starts, following in zip(begun, [*begun[1:], datetime.max], strict=True):
-        found = [ends[c] for c in sorted(set(alarms["chunk"])) if ends[c] > starts and c < following]
-        if found:
-            delays.append((found[0] - starts).total_seconds() / 86400)
-    false = alarms.filter(pl.col("false_alarm").fill_null(False))["chunk"].n_unique()
-    delay = float(np.mean(delays)) if delays else None
+    found = scores.detections.drop_nulls("alarmed_in").select("first_chunk", "alarmed_in").rows()
+    days = [(ends[alarmed] - first).total_seconds() / 86400 for first, alarmed in found]
     return {
-        "false_alarms": false,
-        "events": len(begun),
-        "detected": len(delays),
-        "detection_delay_days": delay,
+        "false_alarms": len(scores.false_alarms),
+        "events": scores.detections.height,
+        "detected": len(days),
+        "detection_delay_days": float(np.mean(days)) if days else None,
     }

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import norm
 
-from selfheal_assets.core.column_faults import Fault, distance
+from selfheal_assets.core.column_faults import Fault
 from selfheal_assets.core.periods import chunk_start
 from selfheal_assets.core.soundness_policy import Soundness
 from selfheal_assets.core.spec import ChunkPeriod, Feature, FeatureType
@@ -108,6 +108,21 @@ def _ages(rows: pl.DataFrame) -> np.ndarray:
     return np.sort((known["recorded_at"] - known["event_time"]).dt.total_seconds().to_numpy() / 86400.0)
 
 
+def _gap(first: np.ndarray, second: np.ndarray, tolerated: float) -> float:
+    """Largest gap between the distribution functions of two sorted samples once either was moved by ``tolerated``.
+
+    Labels that all come at one age, as those counted at a horizon of months do, differ by a day or two of the
+    calendar: apart in Kolmogorov and Smirnov's distance, and next to each other in this one (Lévy's, with a fixed
+    width).
+    """
+    every = np.concatenate([first, second])
+    of_first, of_second = (np.searchsorted(s, every, side="right") / len(s) for s in (first, second))
+    first_later, second_later = (
+        np.searchsorted(s, every + tolerated, side="right") / len(s) for s in (first, second)
+    )
+    return float(max((of_first - second_later).max(), (of_second - first_later).max()))
+
+
 def timing_jumps(
     rows: pl.DataFrame, cohorts: list[pl.DataFrame], since: datetime, policy: Soundness
 ) -> list[Fault]:
@@ -118,7 +133,7 @@ def timing_jumps(
         if min(len(old), len(new)) < 2:
             continue
         chance = np.sqrt(np.log(2 / (1 - policy.confidence)) / 2 * (1 / len(old) + 1 / len(new)))
-        certain = distance(old, new) - float(chance)
+        certain = _gap(old, new, policy.tolerated_timing_shift * old[-1]) - float(chance)
         if certain > policy.max_timing_jump:
             said = (
                 f"label timing jumped: the {len(new)} positives from {cohort['event_time'].min():%Y-%m-%d} on became "

@@ -18,7 +18,8 @@ class Soundness(Spec):
         min_rows: smaller groups are merged with their neighbour, or not judged.
         confidence: one-sided, of each bound.
         max_odds_jump: factor between the odds of a positive in neighbouring cohorts.
-        max_timing_jump: Kolmogorov–Smirnov distance between the ages at which positives became known.
+        max_timing_jump: distance between the shares of the positives that had become known by an age.
+        tolerated_timing_shift: of those ages, as a share of the longest: a smaller shift is not a jump.
         max_changed_share: of rows that were trained on before and are no longer the same.
         max_corrected_share: of labels that the ledger corrected since the last training.
         max_late_share: of rows from before the end of the last training set that were not in it.
@@ -39,6 +40,7 @@ class Soundness(Spec):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.999
     max_odds_jump: Annotated[float, Field(gt=1)] = 2.5
     max_timing_jump: Share = 0.25
+    tolerated_timing_shift: Share = 0.02
     max_changed_share: Share = 0.001
     max_corrected_share: Share = 0.02
     max_late_share: Share = 0.10

@@ -63,6 +63,15 @@ def write(simulation: Simulation, case: UseCase, folder: Path) -> Written:
     return Written(folder, use_case, declared["name"])
 
 
+def read_truth(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame] | None:
+    """``events``, ``in_force`` and ``truth`` of a history that :func:`write` wrote there; ``None`` if it is none."""
+    paths = [folder / f"{name}.parquet" for name in ("events", "in_force", "truth")]
+    if not all(p.exists() for p in (folder / "scenario.yaml", *paths)):
+        return None
+    events, in_force, truth = (pl.read_parquet(p) for p in paths)
+    return events, in_force, truth
+
+
 def source_table(simulation: Simulation) -> pl.DataFrame:
     """One row per case as a source has it.
 

@@ -99,6 +99,15 @@ def test_few_corrections_are_the_ledgers_daily_work_and_many_are_not():
     assert judged(corrected(0.03), old) == ["label_flipped"]
 
 
+@pytest.mark.parametrize(("days", "causes"), [(1, []), (40, ["timing_jump"])])
+def test_labels_counted_at_one_age_may_move_with_the_calendar_and_no_further(days, causes):
+    """24 months are 730 days or 731: every label of the newest cohorts came a day later, and nothing jumped."""
+    rows = generated(6)
+    age = pl.when(pl.col("event_time") < SINCE).then(300).otherwise(300 + days)
+    known = pl.col("event_time") + pl.duration(days=age)
+    assert judged(rows.with_columns(occurred_at=known, recorded_at=known)) == causes
+
+
 @pytest.mark.parametrize(
     ("spoil", "causes"),
     [

@@ -9,6 +9,7 @@ import warnings
 import dagster as dg
 
 from selfheal_assets.defs import automation, mlflow_run
+from selfheal_assets.defs.cards import model_card
 from selfheal_assets.defs.catalogue import described
 from selfheal_assets.defs.dbt import build_dbt_assets
 from selfheal_assets.defs.drift import build_drift_assets
@@ -60,6 +61,7 @@ def build_definitions(settings: Settings, stores: Stores | None = None) -> dg.De
         shadow_evaluation,
         promotion_decision,
         production_model,
+        model_card,
     ]
     owners, columns = settings.owners.split(","), table_schemas(case)
     with warnings.catch_warnings():

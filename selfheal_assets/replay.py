@@ -25,12 +25,14 @@ from selfheal_assets.defs.automation import MONITOR_JOB
 from selfheal_assets.defs.promote import follow_ledger
 from selfheal_assets.defs.resources import AS_OF_TAG, DECIDED_TAG, Stores
 from selfheal_assets.defs.retraining_rule import RETRAIN_JOB, RUNNING, due_retraining
+from selfheal_assets.reports.card_file import save_card
 from selfheal_assets.reports.page import write_atomically
 from selfheal_assets.reports.replay import replay_page
 from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger, label_ledger, log_ingestion, replay_state
 from selfheal_assets.stores.applications import require_reference, split_at_go_live
+from selfheal_assets.stores.model_cards import EVERYTHING, card_file
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import SourceError, read_cases
 
@@ -252,15 +254,16 @@ class Replay:
     def outcomes(self, scored: pl.DataFrame) -> pl.DataFrame:
         """One row per replayed chunk, with what the labels said in the end, for both models.
 
-        Adds to :class:`ChunkOutcome`: ``realized_auc``, ``never_retrained_auc``, ``expected``, ``observed``,
-        ``never_retrained_expected`` (counts).
+        Adds to :class:`ChunkOutcome` the columns of ``hindsight.by_chunk`` and ``hindsight.with_calibration``.
         """
+        confidence = self.case.policy.realized.confidence
         health = self.stores.warehouse.query(
             "select * exclude (realized_auc, reason) from health_report order by chunk"
         )
-        return health.join(self._decisions(), on="chunk", how="left").join(
-            hindsight.by_chunk(scored), on="chunk", how="left"
+        lived = health.join(self._decisions(), on="chunk", how="left").join(
+            hindsight.by_chunk(scored, confidence), on="chunk", how="left"
         )
+        return hindsight.with_calibration(lived, confidence)
 
     def _decisions(self) -> pl.DataFrame:
         """The last decision taken at each chunk's end: ``chunk``, ``decision``, ``reason``."""
@@ -329,9 +332,26 @@ def finish(replay: Replay) -> ReplayResult:
     }
     replay.stores.warehouse.publish("replay", chunks)
     report = replay.settings.reports / "replay.html"
-    write_atomically(
-        report, replay_page(chunks, ledger, summary, replay.case.title, replay.case.label.outcome).encode()
+    page = replay_page(
+        chunks, ledger, summary, replay.case.title, replay.case.label.outcome, **_beside(replay, chunks)
     )
+    write_atomically(report, page.encode())
+    for version in replay.stores.registry.versions():
+        save_card(
+            replay.settings, replay.stores.warehouse, replay.stores.registry, version["version"], EVERYTHING
+        )
     write_atomically(replay.settings.published / "replay.json", json.dumps(summary) + "\n")
     replay.remember()
     return ReplayResult(chunks, summary, report)
+
+
+def _beside(replay: Replay, chunks: pl.DataFrame) -> dict[str, Any]:
+    """What the page opens to: each decision's evidence, each version's card, each chunk's drift report."""
+    versions = (version["version"] for version in replay.stores.registry.versions())
+    reports = replay.settings.reports
+    pages = {start: f"drift_{start:%Y-%m-%d}.html" for start in chunks["chunk"]}
+    return {
+        "evidence": {row["id"]: row["payload"] for row in decision_ledger.recorded(replay.stores.warehouse)},
+        "cards": {version: card_file(version) for version in versions},
+        "chunk_pages": {start: page for start, page in pages.items() if (reports / page).is_file()},
+    }

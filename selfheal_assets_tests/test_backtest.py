@@ -265,6 +265,7 @@ def test_the_command_prints_a_table_or_one_line_of_json(monkeypatch, tmp_path):
     assert "[  2/2] oracle" in found.stderr, "where no terminal is, progress is lines"
     (kept,) = (tmp_path / "home" / "backtests").iterdir()
     assert json.loads((kept / "backtest.json").read_text()) == line
+    assert "would have ranked" in (kept / "backtest.html").read_text(encoding="utf-8"), "the page to look at"
     table = command(monkeypatch, tmp_path, *short).stdout
     for expected in (*POLICIES, "eager", "AUC within", "regretted", "95% intervals", str(kept)):
         assert expected in table

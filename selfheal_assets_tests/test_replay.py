@@ -1,6 +1,7 @@
 """The replay from end to end: nobody looks into the future, and no crash costs or doubles anything."""
 
 import os
+import re
 from collections import Counter
 from datetime import datetime
 
@@ -15,7 +16,7 @@ from selfheal_assets.stores import decision_ledger
 from selfheal_assets.stores.sources import SourceError
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests import toy
-from selfheal_assets_tests.conftest import Lived, state_of
+from selfheal_assets_tests.conftest import Lived, selfheal, state_of
 
 pytestmark = pytest.mark.integration
 
@@ -173,3 +174,27 @@ def assert_same(now, before) -> None:
         assert getattr(now, name).equals(getattr(before, name)), name
     assert now.versions == before.versions
     assert now.lived == before.lived
+
+
+def test_its_page_opens_to_evidence_cards_and_drift_reports_that_are_there(lived: Lived):
+    reports = lived.settings.reports
+    html = (reports / "replay.html").read_text(encoding="utf-8")
+    beside = set(re.findall(r'href="([a-z]+_[^"#]+\.html)"', html))
+    versions = {f"model_{v['version']}.html" for v in lived.states[AT_THE_END].versions}
+    assert versions <= beside and len(beside) == len(versions) + len(QUARTERS)
+    assert all((reports / name).is_file() for name in beside)
+    last = lived.states[AT_THE_END].decisions["id"].max()
+    assert f'id="decision-{last}"' in html and "Each gate" in html
+    assert 'href="replay.html#decision-1"' in (reports / "model_1.html").read_text(encoding="utf-8")
+
+
+def test_a_card_is_written_anew_for_a_version_or_the_champion(lived: Lived, tmp_path):
+    stores, target = lived.copied(tmp_path / "home"), tmp_path / "card.html"
+    values = {"SELFHEAL_HOME": str(tmp_path / "home"), "SELFHEAL_USE_CASE": lived.settings.use_case}
+    made = selfheal("card", "1", "--output", str(target), **values)
+    assert (made.returncode, made.stdout.strip()) == (0, str(target)), made.stderr
+    assert "Model card: version 1" in target.read_text(encoding="utf-8")
+    champion = selfheal("card", **values)
+    assert champion.stdout.strip().endswith(f"model_{stores.registry.champion()}.html"), champion.stderr
+    unknown = selfheal("card", "99", **values)
+    assert unknown.returncode == 2 and "has no version 99" in unknown.stderr

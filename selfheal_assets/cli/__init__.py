@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from selfheal_assets.cli import backtest, data, decisions, keys, promotion, simulate, status
+from selfheal_assets.cli import backtest, cards, data, decisions, keys, promotion, simulate, status
 from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
 from selfheal_assets.stores.segments import Durability
@@ -43,6 +43,7 @@ for command in (
     promotion.approve,
     simulate.simulate,
     backtest.backtest,
+    cards.card,
 ):
     app.command()(command)
 

@@ -13,6 +13,7 @@ from selfheal_assets.settings import Settings, read_settings
 if TYPE_CHECKING:
     from selfheal_assets.core.backtest import Backtest
 
+PAGE = "backtest.html"
 _DAY = ["%Y-%m-%d"]
 
 
@@ -61,7 +62,7 @@ def backtest(
     settings = read_settings(**given, **({"full": True} if full else {}))
     with told_plainly(PolicyError, NothingToLiveThrough):
         found, kept = _run(settings, every, policy or [], judged_from, until, seed, resamples, folder)
-    _write(found, kept)
+    _write(found, kept, settings.case.label.outcome)
     if as_json:
         typer.echo(json.dumps(found.to_json()))
         return
@@ -69,7 +70,7 @@ def backtest(
 
     for line in backtest_lines(found):
         typer.echo(line)
-    typer.echo(f"Kept in {kept}")
+    typer.echo(f"Kept in {kept}; look at {kept / PAGE}")
 
 
 def _run(
@@ -114,9 +115,13 @@ def _run(
     return found, kept
 
 
-def _write(found: "Backtest", folder: Path) -> None:
-    """The frames as Parquet, the figures as JSON."""
+def _write(found: "Backtest", folder: Path, outcome: str) -> None:
+    """The frames as Parquet, the figures as JSON, and the page."""
+    from selfheal_assets.reports.backtest import backtest_page
+    from selfheal_assets.reports.page import write_atomically
+
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("chunks", "actions", "models", "alarms", "events", "summary", "differences"):
         getattr(found, name).write_parquet(folder / f"{name}.parquet")
+    write_atomically(folder / PAGE, backtest_page(found, outcome))
     (folder / "backtest.json").write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")

@@ -11,6 +11,7 @@ import polars as pl
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.decision import Action
+from selfheal_assets.core.intervals import poisson
 from selfheal_assets.core.spec import Period
 
 
@@ -21,22 +22,75 @@ def _auc(label: np.ndarray, probability: np.ndarray) -> float | None:
         return None
 
 
-def by_chunk(scored: pl.DataFrame) -> pl.DataFrame:
+def _auc_bounds(
+    label: np.ndarray, probability: np.ndarray, confidence: float
+) -> tuple[float, float, float] | tuple[None, None, None]:
+    try:
+        found = metrics.roc_auc_interval(label, probability, confidence)
+    except metrics.UndefinedMetric:
+        return None, None, None
+    return found.value, found.lower, found.upper
+
+
+_BY_CHUNK = (
+    "realized_auc", "realized_lower", "realized_upper", "never_retrained_auc", "expected", "observed",
+    "never_retrained_expected",
+)  # fmt: skip
+
+
+def by_chunk(scored: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
     """Both models chunk by chunk.
 
     Returns:
-        ``chunk``, ``realized_auc``, ``never_retrained_auc`` (null where a chunk has one class only), ``expected``,
-        ``observed``, ``never_retrained_expected`` (counts of positives).
+        ``chunk``, ``realized_auc`` with DeLong's ``realized_lower`` and ``realized_upper``, ``never_retrained_auc``
+        (null where a chunk has one class only), ``expected``, ``observed``, ``never_retrained_expected`` (counts of
+        positives).
     """
     rows = []
     for (chunk,), part in scored.group_by("chunk", maintain_order=True):
         label, answered, first = (part[c].to_numpy() for c in ("label", "probability", "first"))
-        rows.append(
-            (chunk, _auc(label, answered), _auc(label, first), answered.sum(), label.sum(), first.sum())
-        )
-    numbers = ["realized_auc", "never_retrained_auc", "expected", "observed", "never_retrained_expected"]
-    schema = {"chunk": pl.Datetime("us")} | dict.fromkeys(numbers, pl.Float64)
+        found = _auc_bounds(label, answered, confidence)
+        rows.append((chunk, *found, _auc(label, first), answered.sum(), label.sum(), first.sum()))
+    schema = {"chunk": pl.Datetime("us")} | dict.fromkeys(_BY_CHUNK, pl.Float64)
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def with_calibration(chunks: pl.DataFrame, confidence: float = 0.95) -> pl.DataFrame:
+    """Expected over observed positives: as known on each chunk's last day, and as it came out.
+
+    Args:
+        chunks: ``expected_so_far``, ``observed_so_far`` (of the cohorts that were watched that day), ``expected``,
+            ``observed`` (of the chunk's own cases in the end): counts, null where not known.
+        confidence: of the bounds, which are those of a Poisson count.
+
+    Returns:
+        The chunks with ``partial_ratio``, ``partial_lower``, ``partial_upper`` and ``realized_ratio``,
+        ``ratio_lower``, ``ratio_upper``; null where nothing was observed, an upper bound also where none may be.
+    """
+    found = [
+        [
+            *_ratio(row["expected_so_far"], row["observed_so_far"], confidence),
+            *_ratio(row["expected"], row["observed"], confidence),
+        ]
+        for row in chunks.iter_rows(named=True)
+    ]
+    names = (
+        "partial_ratio",
+        "partial_lower",
+        "partial_upper",
+        "realized_ratio",
+        "ratio_lower",
+        "ratio_upper",
+    )
+    return chunks.hstack(pl.DataFrame(found, schema=dict.fromkeys(names, pl.Float64), orient="row"))
+
+
+def _ratio(expected: float | None, observed: float | None, confidence: float) -> tuple[float | None, ...]:
+    """Expected over observed, and its bounds."""
+    if expected is None or not observed:
+        return None, None, None
+    least, most = poisson(observed, confidence)
+    return expected / observed, expected / most, expected / least if least else None
 
 
 def _auc_within(rows: pl.DataFrame, column: str) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 from selfheal_assets.core.metrics import Interval, equal_count_bins
 
@@ -29,6 +29,16 @@ def wilson(hits: int, among: int, confidence: float = 0.95) -> Interval:
     middle = (hits + z2 / 2) / (among + z2)
     half = (z2 * (share * (1 - share) / among + z2 / (4 * among**2))) ** 0.5 / (1 + z2 / among)
     return Interval(share, max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half)))
+
+
+def poisson(observed: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided bounds of the mean of a Poisson count.
+
+    Source: Garwood, Biometrika 28, 1936.
+    """
+    tail = 0.5 - confidence / 2
+    lower = float(chi2.ppf(tail, 2 * observed)) / 2 if observed else 0.0
+    return lower, float(chi2.ppf(1 - tail, 2 * observed + 2)) / 2
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ RETRAIN_ASSETS = [
     "shadow_evaluation",
     "promotion_decision",
     "production_model",
+    "model_card",
 ]
 
 

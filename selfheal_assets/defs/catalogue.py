@@ -122,6 +122,11 @@ ASSETS = {
         "the registry could not be reached, so the alias is not yet where the ledger says",
         "bring the registry back; the next run or tick of keep_champion_sound finishes it",
     ),
+    "model_card": Said(
+        "no page was written; the decision stands in the ledger all the same",
+        "mend what the error names (a full disk, a bundle that does not load) and materialize it again, or run "
+        "`selfheal card VERSION`",
+    ),
     "rollback_decision": Said(
         "the promotion in probation was not judged in this chunk; the champion stays",
         "mend what the error names and materialize it again, or `selfheal rollback` at once (docs/runbook.md)",

@@ -5,6 +5,7 @@ import polars as pl
 
 from selfheal_assets.core import monitoring
 from selfheal_assets.core.chunk_statistics import ALL
+from selfheal_assets.core.drift import psi_readings
 from selfheal_assets.core.drift_limits import METHOD
 from selfheal_assets.core.evidence import evidence_table
 from selfheal_assets.core.monitoring import Finding, Status
@@ -116,6 +117,9 @@ def _page(stores: Stores, chunk: Chunk, drift: pl.DataFrame) -> DriftPage:
         analysis_features=rows,
         outcome=stores.case.label.outcome,
         period=stores.case.monitoring.chunk,
+        alarms=stores.load_chunk("drift_alarms", chunk.start),
+        psi=_psi(stores, chunk),
+        causes=stores.load_chunk("suspected_causes", chunk.start),
         credit=credit_view(stores, chunk, stores.case.policy.credit),
     )
 
@@ -139,6 +143,12 @@ def _shown_drift(stores: Stores, chunk: Chunk) -> pl.DataFrame:
     failed = alarms.filter(pl.col("status") == Status.failed.value)["feature"] if alarms.height else []
     shown = drift.filter((pl.col("method") == METHOD) & (pl.col("kind") == "feature"))
     return shown.with_columns(alert=pl.col("feature").is_in(list(failed)))
+
+
+def _psi(stores: Stores, chunk: Chunk) -> pl.DataFrame:
+    """PSI of every feature and of the score over all rows, beside what chance alone would give."""
+    drift = _whole(stores.load_chunk("univariate_drift", chunk.start))
+    return psi_readings(drift, stores.case.policy.drift_figures) if drift.height else drift
 
 
 def _shown_estimates(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> pl.DataFrame:

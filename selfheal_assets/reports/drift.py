@@ -11,18 +11,20 @@ from selfheal_assets.reports import drift_figures
 from selfheal_assets.reports import drift_tables as tables
 from selfheal_assets.reports.credit import CreditView, credit_section
 from selfheal_assets.reports.distributions import compare
+from selfheal_assets.reports.drift_words import causes_words, change_words, changes_table, in_words, strongest
 from selfheal_assets.reports.page import (
     PLOTLY_JS,
     Block,
     Notice,
     Page,
+    Points,
     Section,
     Tone,
     render,
     write_atomically,
     write_shared_plotly,
 )
-from selfheal_assets.reports.text import count, listing, number
+from selfheal_assets.reports.text import listing
 
 MOST_DISTRIBUTIONS = 6
 MOST_UNALARMED = 2
@@ -64,6 +66,9 @@ class DriftPage:
         analysis_features: the same columns in this chunk.
         outcome: plural of what the label means, ``defaults``.
         period: length of chunks and cohorts, to name these.
+        alarms: the chunk's rows of ``core.drift_alarms``: what changed, since when, which way and how much.
+        psi: the chunk's rows of ``core.drift.psi_readings``: PSI beside what chance alone would give.
+        causes: the chunk's rows of ``core.attribution.attribute_change``.
         credit: the credit view; without one the page has no such part.
         least_drift: the policy's limit: a feature counts as drifted only beyond this and beyond its own
             threshold. None leaves ``threshold`` and ``alert`` as they are.
@@ -85,6 +90,9 @@ class DriftPage:
     period: ChunkPeriod = "quarter"
     least_drift: float | None = None
     credit: CreditView | None = None
+    alarms: pl.DataFrame = field(default_factory=pl.DataFrame)
+    psi: pl.DataFrame = field(default_factory=pl.DataFrame)
+    causes: pl.DataFrame = field(default_factory=pl.DataFrame)
     not_computed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -102,7 +110,7 @@ def drift_page(report: DriftPage, plotly_js: str | None = PLOTLY_JS) -> str:
         subtitle=f"{report.title} · {champion}",
         verdict=verdict,
         tone=tone,
-        notes=_in_words(report),
+        notes=in_words(_drift(report), _known(report, "cohort_evidence"), report.outcome),
         sections=[
             Section("findings", "Checks", _findings(report)),
             Section("features", "What moved", _features(report)),
@@ -166,25 +174,6 @@ def _missing(report: DriftPage, name: str, what: str) -> list[Block]:
     return [Notice(f"{what}: not computed, because {str(reason).rstrip('.')}.")]
 
 
-def _in_words(report: DriftPage) -> list[str]:
-    """What the frames say, in a sentence each."""
-    said, drift, cohorts = [], _drift(report), _known(report, "cohort_evidence")
-    if not drift.is_empty():
-        ranked = drift_figures.with_ratio(drift)
-        drifted = ranked.filter(pl.col("alert"))["feature"].unique(maintain_order=True).to_list()
-        measured = set(drift.drop_nulls("value")["feature"])
-        unmeasured = [f for f in drift["feature"].unique(maintain_order=True) if f not in measured]
-        names = f": {listing(drifted)}" if drifted else ""
-        rest = f"; {listing(unmeasured)} could not be measured" if unmeasured else ""
-        said.append(f"{len(drifted)} of {len(measured)} measured features drifted{names}{rest}.")
-    if not cohorts.is_empty():
-        expected, observed = cohorts.drop_nulls("expected").select(pl.sum("expected", "observed")).row(0)
-        ratio = f", {observed / expected:.2f} times as many" if expected else ""
-        so_far = f"{count(observed)} {report.outcome} so far where {number(expected, 1)} were expected"
-        said += [f"{so_far}{ratio}."] if max(expected, observed) >= 1 else []
-    return [" ".join(said)] if said else []
-
-
 def _findings(report: DriftPage) -> list[Block]:
     findings = _known(report, "findings")
     if findings.is_empty():
@@ -197,8 +186,14 @@ def _features(report: DriftPage) -> list[Block]:
     if drift.is_empty():
         blocks = _missing(report, "univariate", "Drift by feature")
     else:
-        bars = drift_figures.ratio_figure(drift)
-        blocks = [*([bars] if bars else []), *_distributions(report, drift), tables.univariate_table(drift)]
+        bars = drift_figures.ratio_figure(drift, judged=bool(report.alarms.height))
+        blocks = [
+            *([bars] if bars else []),
+            *([changes_table(drift, report.alarms, report.psi)] if report.alarms.height else []),
+            *([Points(causes)] if (causes := causes_words(report.causes)) else []),
+            *_distributions(report, drift),
+            tables.univariate_table(drift, judged=bool(report.alarms.height)),
+        ]
     if together.is_empty():
         return [*blocks, *_missing(report, "multivariate", "Drift of all features together")]
     return [*blocks, tables.multivariate_table(together)]
@@ -214,7 +209,11 @@ def _distributions(report: DriftPage, drift: pl.DataFrame) -> list[Block]:
     names = [n for n in chosen["feature"].unique(maintain_order=True) if n in drawable][:MOST_DISTRIBUTIONS]
     if not names or reference.is_empty() or analysis.is_empty():
         return _missing(report, "reference_features", "Distributions then and now")
-    return [drift_figures.distribution_figure(compare(reference[name], analysis[name])) for name in names]
+    told = {name: change_words(alarm) for name, alarm in strongest(report.alarms).items()}
+    return [
+        drift_figures.distribution_figure(compare(reference[name], analysis[name]), told.get(name, ""))
+        for name in names
+    ]
 
 
 def _estimates(report: DriftPage) -> list[Block]:

@@ -12,6 +12,10 @@ from selfheal_assets.reports.statuses import SCORED_BY
 from selfheal_assets.reports.text import interval, listing, moment, number, percent, statistic
 
 MOST_BARS = 25
+ALARMS_JUDGE = (
+    "The dashed blue line at 1 is the limit of the distance, the same for few rows and for many. The alarms judge by "
+    "evidence over all chunks instead, so a small change that is certain alarms too."
+)
 
 
 def with_ratio(univariate: pl.DataFrame) -> pl.DataFrame:
@@ -24,39 +28,42 @@ def with_ratio(univariate: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def ratio_figure(univariate: pl.DataFrame) -> Figure | None:
-    """How far each feature moved, in units of its own limit. None if no value is known."""
+def ratio_figure(univariate: pl.DataFrame, judged: bool = False) -> Figure | None:
+    """How far each feature moved, in units of its own limit. None if no value is known.
+
+    ``judged``: ``alert`` is what the alarms say, not whether the distance is beyond its limit.
+    """
     ranked = with_ratio(univariate)
     if ranked.is_empty():
         return None
     shown = ranked.head(MOST_BARS)
+    words = ("alarm: it changed", "no alarm") if judged else ("outside its limit", "within its limit")
     traces = [
-        _ratio_bars(shown.filter(pl.col("alert")), "outside its limit", fig.VERMILLION, ""),
-        _ratio_bars(shown.filter(~pl.col("alert").fill_null(False)), "within its limit", fig.GREY, "/"),
+        _ratio_bars(shown.filter(pl.col("alert")), words[0], fig.VERMILLION, ""),
+        _ratio_bars(shown.filter(~pl.col("alert").fill_null(False)), words[1], fig.GREY, "/"),
     ]
     order = [fig.plain(name) for name in reversed(shown["name"].to_list())]
+    room = [
+        0.0,
+        max(1.1, 1.12 * shown["ratio"].to_list()[0]),
+    ]  # beyond the limit, and for the longest bar's text
     look = fig.layout(
         80 + 27 * shown.height,
-        xaxis=fig.axis("drift, as a multiple of the feature's own limit", range=_room(shown), showgrid=False),
+        xaxis=fig.axis("drift, as a multiple of the feature's own limit", range=room, showgrid=False),
         yaxis=fig.axis(type="category", categoryorder="array", categoryarray=order, ticks=""),
         shapes=[fig.vertical(1, fig.BLUE, "dash", width=2)],
         bargap=0.35,
+        showlegend=True,
     )
     names = ranked.filter(pl.col("alert"))["feature"].unique(maintain_order=True).to_list()
     hidden = ranked.height - shown.height
     return Figure(
         title="How far each feature moved",
-        caption="The dashed blue line at 1 is the limit."
+        caption=(ALARMS_JUDGE if judged else "The dashed blue line at 1 is the limit.")
         + (f" {hidden} smaller ones are left out." if hidden else ""),
-        alt=f"Bars by feature. Outside the limit: {listing(names, 8) or 'none'}.",
+        alt=f"Bars by feature. {words[0].capitalize()}: {listing(names, 8) or 'none'}.",
         spec=fig.spec([t for t in traces if t["y"]], look),
     )
-
-
-def _room(shown: pl.DataFrame) -> list[float]:
-    """The axis' range: from 0, beyond the limit, with room for the longest bar's text."""
-    largest = shown["ratio"].to_list()[0]
-    return [0.0, max(1.1, 1.12 * largest)]
 
 
 def _ratio_bars(rows: pl.DataFrame, name: str, color: str, hatch: str) -> fig.Trace:
@@ -79,8 +86,8 @@ def _ratio_bars(rows: pl.DataFrame, name: str, color: str, hatch: str) -> fig.Tr
     )
 
 
-def distribution_figure(found: Distribution) -> Figure:
-    """A feature's distribution then (hatched) and now (filled)."""
+def distribution_figure(found: Distribution, told: str = "") -> Figure:
+    """A feature's distribution then (hatched) and now (filled); ``told`` says more of the change."""
     bins = [fig.plain(name) for name in found.bins]
     hover = "%{x}: %{y:.1%}<extra>%{fullData.name}</extra>"
     look = fig.layout(
@@ -98,7 +105,11 @@ def distribution_figure(found: Distribution) -> Figure:
         f"{b} {percent(t)} → {percent(n)}" for b, t, n in zip(found.bins, found.then, found.now, strict=True)
     )
     return Figure(
-        found.feature, found.change, f"Shares of rows by {found.feature}: {alt}", fig.spec(traces, look), True
+        found.feature,
+        f"{told} {found.change}".strip(),
+        f"Shares of rows by {found.feature}: {alt}",
+        fig.spec(traces, look),
+        True,
     )
 
 
@@ -131,7 +142,10 @@ def estimates_figure(estimates: pl.DataFrame) -> Figure | None:
 def _estimate_traces(row: dict[str, Any]) -> list[fig.Trace]:
     """The healthy range, and the estimate as a mark with its interval."""
     y = fig.plain(row["metric"])
-    color, symbol, name = (fig.VERMILLION, "x", "outside") if row["alert"] else (fig.BLUE, "circle", "within")
+    limited = row["threshold_lower"] is not None or row["threshold_upper"] is not None
+    color, symbol, name = (fig.BLUE, "circle", "within") if limited else (fig.GREY, "circle-open", "no limit")
+    if row["alert"]:
+        color, symbol, name = fig.VERMILLION, "x", "outside"
     mark = fig.line(
         [row["value"]], [y], name, color, symbol=symbol, size=11, mode="markers", showlegend=False
     )

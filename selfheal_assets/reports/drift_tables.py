@@ -33,11 +33,18 @@ def findings_table(findings: pl.DataFrame) -> Table:
     return Table("Each check states the healthy truth; 'fail' means it does not hold.", columns, rows)
 
 
-def univariate_table(univariate: pl.DataFrame) -> Table:
-    """Every drift value of every feature."""
+def _alarm_badge(row: dict[str, Any]) -> Badge:
+    if row["value"] is None or row["alert"] is None:
+        return _row_badge(row)
+    return Badge("▲", "alarm", "bad") if row["alert"] else Badge("✓", "no alarm", "good")
+
+
+def univariate_table(univariate: pl.DataFrame, judged: bool = False) -> Table:
+    """Every drift value of every feature. ``judged``: ``alert`` is what the alarms say of the feature."""
+    badge = _alarm_badge if judged else _row_badge
     columns = [Column("Feature", False), Column("Method", False), Column("Value"), Column("Limit"), STATUS]
     rows = [
-        [r["feature"], r["method"] or "", statistic(r["value"]), statistic(r["threshold"]), _row_badge(r)]
+        [r["feature"], r["method"] or "", statistic(r["value"]), statistic(r["threshold"]), badge(r)]
         for r in univariate.iter_rows(named=True)
     ]
     return Table(f"All {univariate.height} drift values", columns, rows, folded=True)
@@ -58,6 +65,17 @@ def multivariate_table(multivariate: pl.DataFrame) -> Table:
     return Table("All features together", columns, rows)
 
 
+def _estimate_badge(row: dict[str, Any]) -> Badge:
+    """An estimate that has no limit is not 'within' one, and one that is not trusted says so first."""
+    if row["value"] is None or row["alert"]:
+        return _row_badge(row)
+    if row.get("trusted") is False:
+        return Badge("?", "not trusted", "unknown", row.get("reason") or "")
+    if row["threshold_lower"] is None and row["threshold_upper"] is None:
+        return Badge("·", "no limit", "neutral", row.get("reason") or "")
+    return _row_badge(row)
+
+
 def estimates_table(estimates: pl.DataFrame) -> Table:
     """Estimated metrics with interval and healthy range."""
     columns = [Column("Metric", False), *map(Column, ("Estimate", "Interval", "Healthy range")), STATUS]
@@ -67,7 +85,7 @@ def estimates_table(estimates: pl.DataFrame) -> Table:
             number(r["value"]),
             interval(r["lower"], r["upper"]),
             interval(r["threshold_lower"], r["threshold_upper"]),
-            _row_badge(r),
+            _estimate_badge(r),
         ]
         for r in estimates.iter_rows(named=True)
     ]

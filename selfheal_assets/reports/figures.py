@@ -16,7 +16,19 @@ BLUE = "#2b7bba"
 VERMILLION = "#d55e00"
 GREEN = "#0a9370"
 GREY = "#7d8794"
+PURPLE = "#a9639f"
+OCHRE = "#a07800"
 BAND = "rgba(125,135,148,0.28)"
+BLUE_BAND = "rgba(43,123,186,0.24)"
+# Series that are told apart: colour, dash and mark each say which, so that any one of them suffices.
+SERIES = (
+    (BLUE, "solid", "circle"),
+    (VERMILLION, "dash", "square-open"),
+    (GREEN, "dot", "triangle-up"),
+    (PURPLE, "dashdot", "diamond-open"),
+    (OCHRE, "longdash", "x"),
+    (GREY, "longdashdot", "cross"),
+)
 CLEAR = "rgba(0,0,0,0)"
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
 AXIS = {
@@ -82,14 +94,18 @@ def _known_runs(lower: Sequence[float | None], upper: Sequence[float | None]) ->
 
 
 def band(
-    x: Sequence[Any], lower: Sequence[float | None], upper: Sequence[float | None], name: str
+    x: Sequence[Any],
+    lower: Sequence[float | None],
+    upper: Sequence[float | None],
+    name: str,
+    fill: str = BAND,
 ) -> list[Trace]:
     """A shaded band between two bounds, one polygon for each stretch in which both are known."""
     traces: list[Trace] = []
     for run in _known_runs(lower, upper):
         there, back = list(run), list(reversed(run))
         traces.append({
-            "type": "scatter", "mode": "lines", "fill": "toself", "fillcolor": BAND, "line": {"width": 0},
+            "type": "scatter", "mode": "lines", "fill": "toself", "fillcolor": fill, "line": {"width": 0},
             "hoverinfo": "skip", "name": name, "legendgroup": name, "showlegend": not traces,
             "x": [x[i] for i in there + back],
             "y": [upper[i] for i in there] + [lower[i] for i in back],

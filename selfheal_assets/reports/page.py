@@ -22,12 +22,24 @@ PLOTLY_JS = "plotly.min.js"
 
 @dataclass(frozen=True)
 class Badge:
-    """A status: a symbol and a word beside the colour, and details that open on a click."""
+    """A status: a symbol and a word beside the colour; a click opens its details, or leads to its target."""
 
     symbol: str
     word: str
     tone: Tone
     details: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way to a place in this page (``#decision-3``) or to a file beside it (``model_3.html``)."""
+
+    text: str
+    target: str
+
+
+Cell = str | Badge | Link
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Table:
     kind: ClassVar[str] = "table"
     caption: str
     columns: Sequence[Column]
-    rows: Sequence[Sequence[str | Badge]]
+    rows: Sequence[Sequence[Cell]]
     folded: bool = False
 
 
@@ -73,6 +85,14 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Points:
+    """Sentences, one a point."""
+
+    kind: ClassVar[str] = "points"
+    points: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Terms:
     """Words and what they mean."""
 
@@ -82,12 +102,15 @@ class Terms:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that happened: a line that opens to its reasons."""
+    """One thing that happened: a line that opens to its reasons, and to the evidence behind them."""
 
     anchor: str
     badge: Badge
     headline: str
     reasons: Sequence[str]
+    tables: Sequence[Table] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    links: Sequence[Link] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +121,7 @@ class Entries:
     entries: Sequence[Entry]
 
 
-Block = Figure | Table | Notice | Terms | Entries
+Block = Figure | Table | Notice | Points | Terms | Entries
 
 
 @dataclass(frozen=True)
@@ -122,7 +145,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report. The verdict is the sentence to read if one reads only one."""
+    """A whole report. The verdict is the sentence to read if one reads only one; ``related`` are pages beside it."""
 
     title: str
     subtitle: str
@@ -131,6 +154,7 @@ class Page:
     sections: Sequence[Section]
     tiles: Sequence[Tile] = field(default_factory=tuple)
     notes: Sequence[str] = field(default_factory=tuple)
+    related: Sequence[Link] = ()
 
 
 @cache
@@ -162,7 +186,7 @@ def render(page: Page, shared_plotly: str | None = None) -> str:
     Args:
         page: what it says.
         shared_plotly: name of a plotly.js file beside the page (see ``write_shared_plotly``), for pages that
-            are written often: about 50 kB each. Without it plotly.js is part of the page: 4.6 MB, one file.
+            are written often: about 100 kB each. Without it plotly.js is part of the page: 4.6 MB, one file.
     """
     drawn = any(isinstance(block, Figure) for section in page.sections for block in section.blocks)
     inline = Markup(plotly_source().decode()) if drawn and shared_plotly is None else None

@@ -1,36 +1,34 @@
 """The page of a replay: what would have happened, chunk by chunk, and was it worth it?"""
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 
-from selfheal_assets.reports import replay_figures
+from selfheal_assets.reports import replay_figures, replay_tables
+from selfheal_assets.reports.decisions import decision_entry, version
 from selfheal_assets.reports.page import (
-    Badge,
     Block,
-    Column,
     Entries,
-    Entry,
+    Link,
     Notice,
     Page,
     Section,
-    Table,
     Terms,
     Tile,
     Tone,
     render,
 )
-from selfheal_assets.reports.statuses import action_badge
-from selfheal_assets.reports.text import UNKNOWN, check_name, count, is_known, moment, number
+from selfheal_assets.reports.replay_timeline import timeline_figure
+from selfheal_assets.reports.text import count, is_known, number
 
 WORDS = {
     "Champion": "The model in production. Its score is the one that counts.",
     "Challenger": "A freshly trained model that wants to take over. It must pass every gate or is refused.",
     "Estimated": "Performance computed from the scores alone, on the day, before any label is known.",
+    "Partial": "What the labels known so far say, case by case at its age, months after the score.",
     "Realized": "Performance measured once the labels are in, often years later. The truth, but late.",
 }
 
@@ -42,16 +40,18 @@ def replay_page(
     title: str,
     outcome: str = "defaults",
     plotly_js: str | None = None,
+    evidence: Mapping[int, Mapping[str, Any]] | None = None,
+    cards: Mapping[int, str] | None = None,
+    chunk_pages: Mapping[datetime, str] | None = None,
 ) -> str:
     """HTML of a replay.
 
     Args:
         chunks: one row per chunk, in order: ``chunk`` (Datetime), ``label`` (str), ``rows``, ``labels_known``
-            (int), ``estimated_auc``, ``estimated_lower``, ``estimated_upper``, ``realized_auc``,
-            ``never_retrained_auc`` (f64), ``expected``, ``observed``, ``never_retrained_expected`` (counts
-            among ``rows``), ``failed_checks`` (str, comma separated), ``decision`` (PROMOTE, REJECT, … or
-            ''), ``reason`` (str), ``champion`` (int, the version that scored the chunk). A null is 'not
-            known'.
+            (int), ``estimated_auc``, ``estimated_lower``, ``estimated_upper``, the columns of
+            ``core.hindsight.by_chunk`` and ``with_calibration``, ``failed_checks`` (str, comma separated),
+            ``decision`` (PROMOTE, REJECT, … or ''), ``reason`` (str), ``champion`` (int, the version that scored
+            the chunk). A null is 'not known'.
         decisions: ``id`` (int), ``as_of`` (Datetime), ``action``, ``reason`` (str; parts divided by '; '),
             ``champion``, ``challenger`` (int).
         summary: ``auc_healed``, ``auc_never_retrained``, ``expected_over_observed_healed``,
@@ -59,6 +59,9 @@ def replay_page(
         title: heading of the page.
         outcome: plural of what the label means.
         plotly_js: name of a plotly.js file beside the page; None puts plotly.js into the page (4.6 MB).
+        evidence: what the ledger keeps of each decision, by its ``id``.
+        cards: file of each version's model card, beside this page.
+        chunk_pages: file of each chunk's drift report, likewise, by the chunk's start.
     """
     verdict, tone = _verdict(summary, outcome)
     span = (
@@ -75,8 +78,17 @@ def replay_page(
         sections=[
             Section("words", "How to read this page", [Terms(WORDS)], _introduction(outcome)),
             Section("story", "What happened", _plots(chunks, decisions, outcome)),
-            Section("table", "Chunk by chunk", [_table(chunks, outcome)]),
-            Section("decisions", "Every decision and its reasons", _decisions(decisions)),
+            Section(
+                "decisions",
+                "Every decision and its evidence",
+                _decisions(decisions, evidence or {}, cards or {}),
+            ),
+            Section("champions", "Who served when", [replay_tables.champions_table(chunks, cards or {})]),
+            Section(
+                "table",
+                "Chunk by chunk",
+                [replay_tables.chunks_table(chunks, decisions, outcome, chunk_pages or {})],
+            ),
         ],
     )
     return render(page, plotly_js)
@@ -150,70 +162,27 @@ def _tiles(summary: Mapping[str, Any], outcome: str) -> list[Tile]:
     ]
 
 
-def _anchors(chunks: pl.DataFrame, decisions: pl.DataFrame) -> dict[datetime, str]:
-    """Place in the page of the last decision taken in each chunk, or at its end."""
-    if decisions.is_empty():
-        return {}
-    starts = chunks["chunk"].to_list()
-    placed = [(bisect_left(starts, at) - 1, number) for number, at in decisions.select("id", "as_of").rows()]
-    return {starts[index]: f"decision-{number}" for index, number in placed if index >= 0}
-
-
 def _plots(chunks: pl.DataFrame, decisions: pl.DataFrame, outcome: str) -> list[Block]:
     if chunks.is_empty():
         return [Notice("Plots: not drawn, because no chunk was replayed.")]
     return [
         replay_figures.performance_figure(chunks),
         replay_figures.calibration_figure(chunks, outcome),
-        replay_figures.timeline_figure(chunks, _anchors(chunks, decisions)),
+        replay_figures.ratio_figure(chunks, outcome),
+        timeline_figure(chunks, decisions),
     ]
 
 
-def _table(chunks: pl.DataFrame, outcome: str) -> Block:
-    if chunks.is_empty():
-        return Notice("Table: empty, because no chunk was replayed.")
-    titles = (
-        "Rows", "Labels known", "AUC estimated", "AUC realized", "AUC never retrained",
-        f"{outcome.capitalize()} expected", f"{outcome.capitalize()} observed", "Expected, never retrained",
-    )  # fmt: skip
-    words = [Column("Checks that failed", False), Column("Decision", False)]
-    columns = [Column("Chunk", False), *map(Column, titles), *words, Column("Champion")]
-    rows = [_row(row) for row in chunks.iter_rows(named=True)]
-    return Table("One row per chunk; a decision opens to its reason.", columns, rows)
-
-
-def _row(row: dict[str, Any]) -> list[str | Badge]:
-    checks = [check.strip() for check in (row["failed_checks"] or "").split(",")]
-    return [
-        row["label"],
-        count(row["rows"]),
-        count(row["labels_known"]),
-        number(row["estimated_auc"]),
-        number(row["realized_auc"]),
-        number(row["never_retrained_auc"]),
-        count(row["expected"]),
-        count(row["observed"]),
-        count(row["never_retrained_expected"]),
-        ", ".join(check_name(check) for check in checks),
-        action_badge(row["decision"], row["reason"] or "") if row["decision"] else "",
-        _version(row["champion"]),
-    ]
-
-
-def _version(version: int | None) -> str:
-    return UNKNOWN if version is None else f"v{version}"
-
-
-def _decisions(decisions: pl.DataFrame) -> list[Block]:
+def _decisions(
+    decisions: pl.DataFrame, evidence: Mapping[int, Mapping[str, Any]], cards: Mapping[int, str]
+) -> list[Block]:
     if decisions.is_empty():
         return [Notice("No decision was taken.")]
-    return [Entries([_entry(row) for row in decisions.iter_rows(named=True)])]
+    rows = decisions.iter_rows(named=True)
+    return [Entries([decision_entry(row, evidence.get(row["id"]), _named(row, cards)) for row in rows])]
 
 
-def _entry(row: dict[str, Any]) -> Entry:
-    champion, challenger = row["champion"], row["challenger"]
-    who = f"champion {_version(champion)}" if champion is not None else "no champion yet"
-    who += f", challenger {_version(challenger)}" if challenger is not None else ""
-    reasons = [part.strip() for part in (row["reason"] or "no reason recorded").split(";") if part.strip()]
-    headline = f"{moment(row['as_of'])} · {who}"
-    return Entry(f"decision-{row['id']}", action_badge(row["action"]), headline, reasons)
+def _named(row: Mapping[str, Any], cards: Mapping[int, str]) -> list[Link]:
+    """Ways to the cards of the models that a decision names."""
+    named = [v for v in (row["champion"], row["challenger"]) if v in cards]
+    return [Link(f"Model card of {version(v)}", cards[v]) for v in dict.fromkeys(named)]

@@ -1,26 +1,16 @@
-"""The plots of a replay's page: performance, calibration, and what was done about it."""
+"""The plots of a replay's page: performance, calibration. What was done about it is in ``replay_timeline``."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from textwrap import wrap
 from typing import Any
 
 import polars as pl
 
 from selfheal_assets.reports import figures as fig
 from selfheal_assets.reports.page import Figure
-from selfheal_assets.reports.text import UNKNOWN, number, percent
+from selfheal_assets.reports.text import check_name, number, percent
 
-TINTS = ("#2372b0", "#1b5687")
-DECISION_MARKS = {
-    "PROMOTE": ("triangle-up", fig.GREEN, "promoted"),
-    "REJECT": ("x", fig.VERMILLION, "refused"),
-    "INCONCLUSIVE": ("circle-open", fig.GREY, "inconclusive"),
-    "ROLL_BACK": ("triangle-down", fig.VERMILLION, "rolled back"),
-    "HOLD": ("line-ew-open", fig.GREY, "held"),
-    "SUPPRESS": ("line-ns-open", fig.GREY, "suppressed"),
-    "FIX_DATA": ("diamond-open", fig.VERMILLION, "data to be mended"),
-}
+RATIOS = ("partial_ratio", "partial_lower", "partial_upper", "ratio_lower", "ratio_upper")
+TICKS = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10]
 
 
 def chunk_ends(chunks: pl.DataFrame) -> list[datetime]:
@@ -30,19 +20,31 @@ def chunk_ends(chunks: pl.DataFrame) -> list[datetime]:
     return [*starts[1:], starts[-1] + length]
 
 
-def _middles(chunks: pl.DataFrame) -> list[datetime]:
+def middles(chunks: pl.DataFrame) -> list[datetime]:
+    """Middle of each chunk, where its figures are drawn."""
     return [start + (end - start) / 2 for start, end in zip(chunks["chunk"], chunk_ends(chunks), strict=True)]
 
 
-def _time_axis(chunks: pl.DataFrame) -> dict[str, Any]:
+def time_axis(chunks: pl.DataFrame) -> dict[str, Any]:
     """Time from the first chunk to the end of the last; years named where there are many."""
     first, last = chunks["chunk"][0], chunk_ends(chunks)[-1]
     ticks = {"dtick": "M12", "tickformat": "%Y"} if last - first > timedelta(days=3 * 365) else {}
+    edge = (last - first) / 80  # a mark on the first or last day is not to be cut, nor to touch the names
     hover = "%b %Y" if last - first > timedelta(days=28) * chunks.height else "%d %b %Y"
-    return fig.axis(type="date", range=[first, last], hoverformat=hover, **ticks)
+    return fig.axis(type="date", range=[first - edge, last + edge], hoverformat=hover, **ticks)
 
 
-def _promotions(chunks: pl.DataFrame) -> pl.DataFrame:
+def time_margin(chunks: pl.DataFrame) -> dict[str, int]:
+    """Margins that all plots of a replay share, so that one day is at one place in all of them.
+
+    The left one is as wide as the longest name of a failed check takes in the strip.
+    """
+    names = ",".join(chunks["failed_checks"].fill_null("").to_list()).split(",")
+    longest = max(len(check_name(name.strip())) for name in names)
+    return {"l": max(88, round(7 * longest) + 14), "r": 16, "t": 34, "b": 28}
+
+
+def promotions(chunks: pl.DataFrame) -> pl.DataFrame:
     """Chunks that ended with a promotion, their ``end``, and the version that took over, ``promoted``."""
     return chunks.with_columns(
         promoted=pl.col("champion").shift(-1), end=pl.Series(chunk_ends(chunks), dtype=pl.Datetime("us"))
@@ -52,9 +54,7 @@ def _promotions(chunks: pl.DataFrame) -> pl.DataFrame:
 def _promotion_marks(chunks: pl.DataFrame) -> dict[str, Any]:
     """A dotted line at each promotion, named after the version where the next leaves room for the name."""
     room = (chunk_ends(chunks)[-1] - chunks["chunk"][0]) / 22
-    promoted = (
-        _promotions(chunks).with_columns(next=pl.col("end").shift(-1)).select("end", "next", "promoted")
-    )
+    promoted = promotions(chunks).with_columns(next=pl.col("end").shift(-1)).select("end", "next", "promoted")
     notes = []
     for moment, following, version in promoted.rows():
         crowded = following is not None and following - moment < room
@@ -67,8 +67,9 @@ def _against_time(chunks: pl.DataFrame, height: int, value_axis: dict[str, Any])
     """Layout of a plot by chunk: promotions marked, legend below so that it stays clear of the marks."""
     look = fig.layout(
         height,
-        xaxis=_time_axis(chunks),
-        yaxis=value_axis,
+        margin=time_margin(chunks) | {"b": 84},
+        xaxis=time_axis(chunks),
+        yaxis=value_axis | {"automargin": False},
         hovermode="x unified",
         bargap=0.15,
         **_promotion_marks(chunks),
@@ -92,10 +93,12 @@ def _both_models(
 
 def performance_figure(chunks: pl.DataFrame) -> Figure:
     """AUC by chunk: estimated with its band, realized of the healed and of the never-retrained model."""
-    x, hover = _middles(chunks), "%{y:.3f}"
+    x, hover = middles(chunks), "%{y:.3f}"
     estimate, lower, upper = (chunks[f"estimated_{name}"].to_list() for name in ("auc", "lower", "upper"))
+    realized = (chunks["realized_lower"].to_list(), chunks["realized_upper"].to_list())
     traces = [
         *fig.band(x, lower, upper, "estimate's interval"),
+        *fig.band(x, *realized, "realized: its interval", fig.BLUE_BAND),
         fig.line(x, estimate, "estimated, without labels", fig.GREY, dash="dot", size=4, hovertemplate=hover),
         *_both_models(x, chunks["realized_auc"], chunks["never_retrained_auc"], "realized", hover),
     ]
@@ -104,7 +107,8 @@ def performance_figure(chunks: pl.DataFrame) -> Figure:
     return Figure(
         title="How well does it rank good cases above bad ones?",
         caption="ROC AUC by chunk: 0.5 is guessing, 1 is perfect. ▲ with a dotted line is a promotion; where "
-        "the solid blue line is above the dashed one, healing paid.",
+        "the solid blue line is above the dashed one, healing paid. A band is a 95 % interval: where the never "
+        "retrained model is inside the blue one, one chunk alone does not tell them apart.",
         alt=f"Lines over time. Mean: {means[0]} healed, {means[1]} never retrained, {means[2]} estimated.",
         spec=fig.spec(traces, _against_time(chunks, 430, fig.axis("ROC AUC"))),
     )
@@ -114,7 +118,7 @@ def calibration_figure(chunks: pl.DataFrame, outcome: str) -> Figure:
     """Rate of the outcome by chunk: observed, and what either model expected."""
     names = ("observed", "expected", "never_retrained_expected")
     rates = chunks.select(pl.col(name) / pl.col("rows") for name in names)
-    x, hover = _middles(chunks), "%{y:.1%}"
+    x, hover = middles(chunks), "%{y:.1%}"
     traces = [
         fig.bars(x, rates["observed"].to_list(), "observed", fig.GREY, hovertemplate=hover, opacity=0.45),
         *_both_models(x, rates["expected"], rates["never_retrained_expected"], "expected", hover),
@@ -132,93 +136,40 @@ def calibration_figure(chunks: pl.DataFrame, outcome: str) -> Figure:
     )
 
 
-def failed_by_check(chunks: pl.DataFrame) -> pl.DataFrame:
-    """``check`` (str), ``chunk`` (Datetime), ``label``: one row per failed check and chunk."""
-    parts = chunks.select("chunk", "label", check=pl.col("failed_checks").fill_null("").str.split(","))
-    return (
-        parts.explode("check").with_columns(pl.col("check").str.strip_chars()).filter(pl.col("check") != "")
-    )
-
-
-def timeline_figure(chunks: pl.DataFrame, anchors: Mapping[datetime, str]) -> Figure:
-    """A strip by chunk: which checks failed, what was decided, which champion served.
-
-    Args:
-        chunks: as ``replay.replay_page`` takes them.
-        anchors: place in the page of each chunk's decision; a click on its mark goes there.
-    """
-    failed = failed_by_check(chunks)
-    checks = failed.group_by("check").len().sort("len", "check")["check"].to_list()
-    middle = dict(zip(chunks["chunk"], _middles(chunks), strict=True))
-    traces = [*_failures(failed, middle), *_decisions(chunks, middle, anchors), *_champions(chunks)]
-    order = ["champion", "decision", *map(fig.plain, checks)]
-    look = fig.layout(
-        130 + 30 * len(order),
-        xaxis=_time_axis(chunks),
-        yaxis=fig.axis(
-            type="category", categoryorder="array", categoryarray=order, range=[-0.6, len(order) - 0.4]
+def ratio_figure(chunks: pl.DataFrame, outcome: str) -> Figure:
+    """Expected over observed: what partial labels said on the day, and what came out, each with its band."""
+    x, hover = middles(chunks), "%{y:.2f}"
+    of = {name: chunks[name].to_list() for name in RATIOS}
+    never = chunks.select(
+        pl.when(pl.col("observed") > 0).then(pl.col("never_retrained_expected") / pl.col("observed"))
+    ).to_series()
+    traces = [
+        *fig.band(x, of["partial_lower"], of["partial_upper"], "partial: its interval"),
+        *fig.band(x, of["ratio_lower"], of["ratio_upper"], "realized: its interval", fig.BLUE_BAND),
+        fig.line(
+            x,
+            of["partial_ratio"],
+            "partial, as known on the day",
+            fig.GREY,
+            dash="dot",
+            size=4,
+            hovertemplate=hover,
         ),
-        barmode="overlay",
-        bargap=0.3,
+        *_both_models(x, chunks["realized_ratio"], never, "realized", hover),
+    ]
+    value_axis = fig.axis(
+        f"{outcome} expected ÷ observed", type="log", tickvals=TICKS, ticktext=list(map(str, TICKS))
     )
-    promoted = ", ".join(_promotions(chunks)["label"].to_list())
+    look = _against_time(chunks, 380, value_axis)
+    right = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 1, "y1": 1, "layer": "between"}
+    look["shapes"] = [*look["shapes"], right | {"line": {"color": fig.GREEN, "width": 2, "dash": "dash"}}]
+    first = chunks.filter(pl.col("partial_upper") < 1)["label"].to_list()
     return Figure(
-        title="What failed, what was decided, who served",
-        caption="From the top: failed checks (■), decisions (a click leads to the reasons), the champion.",
-        alt=f"{failed.height} checks failed in {chunks.height} chunks. Promoted after {promoted or 'none'}.",
+        title="Was the level right, and when could one have known?",
+        caption="1 (the dashed green line) is right, below it harm was underestimated. Partial: of the cohorts "
+        "watched that day, what was expected and seen so far by their age, years before all labels are in. Realized: "
+        "of the chunk's own cases, in the end. Bands are 95 % intervals.",
+        alt="Lines over time. Partial labels showed too few expected, beyond chance, in "
+        f"{len(first)} of {chunks.height} chunks{f', first in {first[0]}' if first else ''}.",
         spec=fig.spec(traces, look),
     )
-
-
-def _failures(failed: pl.DataFrame, middle: Mapping[datetime, datetime]) -> list[fig.Trace]:
-    if failed.is_empty():
-        return []
-    x, y = [middle[start] for start in failed["chunk"]], [fig.plain(check) for check in failed["check"]]
-    trace = fig.line(x, y, "check failed", fig.VERMILLION, mode="markers", symbol="square", size=11)
-    details = [["", fig.plain(label)] for label in failed["label"]]
-    return [trace | {"customdata": details, "hovertemplate": "%{customdata[1]}: %{y} failed<extra></extra>"}]
-
-
-def _decisions(
-    chunks: pl.DataFrame, middle: Mapping[datetime, datetime], anchors: Mapping[datetime, str]
-) -> list[fig.Trace]:
-    traces = []
-    for action, (symbol, color, name) in DECISION_MARKS.items():
-        rows = chunks.filter(pl.col("decision") == action).select("chunk", "label", "reason").rows()
-        if rows:
-            x, y = [middle[start] for start, _, _ in rows], ["decision"] * len(rows)
-            trace = fig.line(x, y, name, color, mode="markers", symbol=symbol, size=12)
-            trace["customdata"] = [
-                [anchors.get(c, ""), fig.plain(label), _wrapped(r)] for c, label, r in rows
-            ]
-            hover = f"%{{customdata[1]}}: {name}<br>%{{customdata[2]}}<extra></extra>"
-            traces.append(trace | {"hovertemplate": hover})
-    return traces
-
-
-def _wrapped(text: str | None) -> str:
-    """A reason broken into lines, since a hover box does not break any."""
-    return "<br>".join(fig.plain(part) for part in wrap(text or UNKNOWN, 70)[:6])
-
-
-def _champions(chunks: pl.DataFrame) -> list[fig.Trace]:
-    """One bar for each stretch with the same champion, in alternating tints and named in it."""
-    ends = pl.Series(chunk_ends(chunks), dtype=pl.Datetime("us"))
-    spans = (
-        chunks.with_columns(end=ends, run=pl.col("champion").rle_id())
-        .group_by("run", maintain_order=True)
-        .agg(pl.first("champion", "chunk", "label"), pl.last("end"))
-    )
-    trace = {
-        "type": "bar", "orientation": "h", "name": "champion", "showlegend": False,
-        "y": ["champion"] * spans.height,
-        "base": spans["chunk"].to_list(),
-        "x": [(end - start).total_seconds() * 1000 for start, end in spans.select("chunk", "end").rows()],
-        "text": [UNKNOWN if version is None else f"v{version}" for version in spans["champion"]],
-        "textposition": "inside", "insidetextanchor": "middle", "textangle": 0,
-        "insidetextfont": {"color": "#ffffff"},
-        "marker": {"color": [TINTS[index % 2] for index in range(spans.height)]},
-        "customdata": [["", fig.plain(label)] for label in spans["label"]],
-        "hovertemplate": "%{text} since %{customdata[1]}<extra></extra>",
-    }  # fmt: skip
-    return [trace]

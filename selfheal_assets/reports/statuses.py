@@ -14,19 +14,22 @@ _FINDINGS: dict[str, tuple[str, Tone]] = {
 }
 _ACTIONS: dict[str, tuple[str, Tone]] = {
     "PROMOTE": ("▲", "good"),
+    "PENDING": ("…", "neutral"),
+    "RETRAIN": ("↻", "neutral"),
     "REJECT": ("✕", "bad"),
     "INCONCLUSIVE": ("?", "unknown"),
     "ROLL_BACK": ("↩", "bad"),
+    "ROLLBACK": ("↩", "bad"),
     "HOLD": ("=", "neutral"),
     "SUPPRESS": ("·", "neutral"),
     "FIX_DATA": ("!", "bad"),
 }
 
 
-def _badge(known: dict[str, tuple[str, Tone]], value: Any, details: str) -> Badge:
+def _badge(known: dict[str, tuple[str, Tone]], value: Any, details: str, target: str = "") -> Badge:
     name = str(value or "")
     symbol, tone = known.get(name.upper(), ("?" if not name else "•", "unknown" if not name else "neutral"))
-    return Badge(symbol, name.replace("_", " ").lower() or "unknown", tone, details)
+    return Badge(symbol, name.replace("_", " ").lower() or "unknown", tone, details, target)
 
 
 def finding_badge(status: Any, details: str = "") -> Badge:
@@ -34,9 +37,9 @@ def finding_badge(status: Any, details: str = "") -> Badge:
     return _badge(_FINDINGS, status, details)
 
 
-def action_badge(action: Any, details: str = "") -> Badge:
-    """Badge of a decision."""
-    return _badge(_ACTIONS, action, details)
+def action_badge(action: Any, details: str = "", target: str = "") -> Badge:
+    """Badge of a decision, with its reason or the place of its evidence."""
+    return _badge(_ACTIONS, action, details, target)
 
 
 def alert_badge(alert: bool | None, status: Any = None, details: str = "") -> Badge:

@@ -71,6 +71,24 @@ def check_name(check: str) -> str:
     return check.replace("_", " ")
 
 
+_METRIC_NAMES = {
+    "roc_auc": "ROC AUC",
+    "auc": "ROC AUC",
+    "auc_within": "ROC AUC within chunks",
+    "f1": "F1",
+    "ks": "KS",
+    "gini": "Gini",
+    "brier": "Brier score",
+    "expected_over_observed": "expected ÷ observed",
+    "off_balance": "distance of expected ÷ observed from 1 (logs)",
+}
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name for people: ``roc_auc`` → ROC AUC."""
+    return _METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
 def listing(names: list[str], at_most: int = 4) -> str:
     """``a, b and 3 more``."""
     if len(names) <= at_most:

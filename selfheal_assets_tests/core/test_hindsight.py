@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from selfheal_assets.core.hindsight import summarize
+from selfheal_assets.core.hindsight import by_chunk, summarize, with_calibration
 from selfheal_assets.core.metrics import roc_auc
 
 JANUARY, APRIL = datetime(2020, 1, 1), datetime(2020, 4, 1)
@@ -36,3 +36,38 @@ def test_within_chunks_the_level_does_not_count():
 def test_a_chunk_of_one_class_is_left_out():
     rows = scored().with_columns(label=pl.when(pl.col("chunk") == APRIL).then(0).otherwise("label"))
     assert summarize(rows, [], None)["auc_within_healed"] == pytest.approx(0.75)
+
+
+def test_each_chunks_auc_has_its_interval_and_one_of_one_class_has_none():
+    rows = scored().with_columns(label=pl.when(pl.col("chunk") == APRIL).then(0).otherwise("label"))
+    january, april = by_chunk(rows).iter_rows(named=True)
+    assert january["realized_auc"] == pytest.approx(0.75)
+    assert january["realized_lower"] < 0.75 < january["realized_upper"]
+    narrow = by_chunk(rows, 0.5).row(0, named=True)
+    assert (
+        january["realized_lower"]
+        < narrow["realized_lower"]
+        < narrow["realized_upper"]
+        < january["realized_upper"]
+    )
+    assert [april[k] for k in ("realized_auc", "realized_lower", "realized_upper")] == [None] * 3
+
+
+def test_expected_over_observed_has_the_bounds_of_a_count():
+    chunks = pl.DataFrame(
+        {
+            "expected_so_far": [None, 4.0, 4.0],
+            "observed_so_far": [None, 0.0, 10.0],
+            "expected": [50.0, 50.0, None],
+            "observed": [100.0, 1.0, None],
+        }
+    )
+    unknown, none_yet, known = with_calibration(chunks).iter_rows(named=True)
+    assert unknown["partial_ratio"] is None and none_yet["partial_ratio"] is None
+    # Garwood's bounds of 10: 4.795 to 18.39; of 100: 81.36 to 121.6.
+    assert known["partial_ratio"] == pytest.approx(0.4)
+    assert (known["partial_lower"], known["partial_upper"]) == pytest.approx((4 / 18.39, 4 / 4.795), rel=1e-3)
+    assert (unknown["ratio_lower"], unknown["ratio_upper"]) == pytest.approx(
+        (50 / 121.6, 50 / 81.36), rel=1e-3
+    )
+    assert known["realized_ratio"] is None

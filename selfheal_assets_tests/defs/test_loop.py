@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 CHUNK, CHUNK_END = "2019-07-01", datetime(2019, 10, 1)
 MONITOR = "prediction_log,labels,chunk_statistics,drift_alarms,drift_report"
-RETRAIN = "shadow_models,shadow_evaluation,promotion_decision,production_model"
+RETRAIN = "shadow_models,shadow_evaluation,promotion_decision,production_model,model_card"
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,9 @@ def test_the_first_model_becomes_champion_by_a_recorded_decision(loop, first_cha
     assert materialized(first_champion) == set(RETRAIN.split(","))
     assert metadata_of(first_champion, "production_model")["previous"] == "none"
     assert registry.load(1).trained_until == datetime(2018, 10, 1), "the reference is held out"
+    card = Path(metadata_of(first_champion, "model_card")["card"])
+    assert card == loop.stores.settings.reports / "model_1.html"
+    assert registry.load(1).fingerprint in card.read_text(encoding="utf-8")
 
 
 def test_the_same_retraining_again_changes_nothing(loop, same_again):

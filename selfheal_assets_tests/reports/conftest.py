@@ -161,10 +161,18 @@ def chunks() -> pl.DataFrame:
             "estimated_lower": [None if i in (4, 5) else 0.67 for i in range(size)],
             "estimated_upper": [None if i in (4, 5) else 0.73 for i in range(size)],
             "realized_auc": [0.69] * (size - 2) + [None, None],
+            "realized_lower": [0.66] * (size - 2) + [None, None],
+            "realized_upper": [0.72] * (size - 2) + [None, None],
             "never_retrained_auc": [0.64] * (size - 2) + [None, None],
             "expected": [101.0] * size,
             "observed": [123.0] * size,
             "never_retrained_expected": [47.0] * size,
+            "partial_ratio": [None] * 3 + [0.6] * (size - 3),
+            "partial_lower": [None] * 3 + [0.5] * (size - 3),
+            "partial_upper": [None] * 3 + [0.7] * (size - 3),
+            "realized_ratio": [101 / 123] * size,
+            "ratio_lower": [0.69] * size,
+            "ratio_upper": [0.99] * size,
             "failed_checks": [
                 "",
                 "calibration_holds, drift_within_limits",
@@ -194,6 +202,21 @@ def decisions() -> pl.DataFrame:
             ],
         }
     )
+
+
+GATES = [
+    {"gate": "improvement", "verdict": "PASS", "reason": "F1 +6.4 %", "value": 6.4, "limit": 2.0,
+     "evidence": {"lower": 0.0123, "upper": 0.0456, "rows": 4321, "positives": 87, "power": 0.91}},
+    {"gate": "calibration", "verdict": "FAIL", "reason": "Brier +0.013", "value": 0.0131, "limit": 0.01,
+     "evidence": {"rows": 4321}},
+]  # fmt: skip
+
+
+@pytest.fixture
+def evidence() -> dict[int, dict]:
+    """What the ledger keeps of decision 3."""
+    window = {"start": "2005-01-01 00:00:00", "end": "2006-01-01 00:00:00", "as_of": "2006-10-01 00:00:00"}
+    return {3: {"evidence": {"gates": GATES, "window": window}, "fingerprints": {"challenger": "86f4df97"}}}
 
 
 @pytest.fixture

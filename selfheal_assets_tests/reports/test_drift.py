@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from selfheal_assets.reports.drift import drift_page, save_drift_page
-from selfheal_assets_tests.reports.conftest import COHORTS, FINDINGS, REALIZED, Page, univariate
+from selfheal_assets_tests.reports.conftest import COHORTS, ESTIMATES, FINDINGS, REALIZED, Page, univariate
 
 FRAMES = ("findings", "univariate", "multivariate", "estimates", "cohort_evidence", "realized")
 
@@ -156,3 +156,89 @@ def test_the_saved_page_is_small_fast_and_shares_plotly(drift_report, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "drift_2007-07-01.html", "drift_2007-10-01.html", "plotly.min.js"
     ]  # fmt: skip
+
+
+ALARMS = pl.DataFrame(
+    {
+        "feature": ["amount", "amount", "area", "score"],
+        "tier": ["warn", "act", "warn", "act"],
+        "status": ["FAIL", "FAIL", "FAIL", "PASS"],
+        "direction": ["down", "down", "mix", None],
+        "grown": [None, None, "rural 4.0", None],
+        "shrunk": [None, None, "urban 2.6", None],
+        "shift_sd": [-0.36, -0.36, None, None],
+        "mass_moved": [0.307, 0.307, 0.04, None],
+        "first_chunk": ["2007-01-01", "2007-01-01", "2007-04-01", None],
+    }
+)
+PSI = pl.DataFrame(
+    {
+        "feature": ["amount", "area", "score", "employees"],
+        "value": [0.47, 0.012, 0.15, 0.02],
+        "cut_off": [0.004, 0.001, 0.20, 0.03],
+        "band": ["moved", "stable", "watch", "stable"],
+        "rows": [5557, 5557, 60, 5557],
+        "reference_rows": [14769, 14769, 300, 14769],
+    }
+)
+
+
+def test_what_changed_is_said_in_words_feature_by_feature(drift_report):
+    text = Page(drift_page(drift_report(alarms=ALARMS, psi=PSI))).text
+    assert (
+        "amount ▲ changed Shifted down: 30.7 % of rows moved, the mean by -0.36 standard deviations." in text
+    )
+    assert (
+        "area ● warns Another mix: 4.0 % of rows moved (more of rural 4.0; fewer of urban 2.6 points)."
+        in text
+    )
+    assert "score · quiet" in text
+
+
+def test_a_psi_that_chance_alone_gives_for_so_few_rows_is_no_finding(drift_report):
+    text = Page(drift_page(drift_report(alarms=ALARMS, psi=PSI))).text
+    assert "0.15 0.2 300 → 60 · watch, but may be chance" in text
+    assert "0.47 0.004 14,769 → 5,557 ▲ moved" in text
+    assert "0.012 0.001 14,769 → 5,557 ✓ small, but beyond chance" in text
+    assert "0.02 0.03 14,769 → 5,557 ✓ stable" in text
+
+
+def test_where_the_alarms_judge_no_bar_is_said_to_be_outside_its_limit(drift_report):
+    judged = drift_page(drift_report(alarms=ALARMS, psi=PSI))
+    assert "alarm: it changed" in judged and "outside its limit" not in judged
+    assert "outside its limit" in drift_page(drift_report())
+
+
+@pytest.mark.parametrize(
+    ("effects", "said"),
+    [
+        (
+            [0.031, -0.004],
+            "causes of the change of the estimated ROC AUC: amount +0.031 and area -0.004 of +0.027",
+        ),
+        ([None, None], "No cause can be told apart: no weights have all distributions at once."),
+    ],
+)
+def test_suspected_causes_are_sentences_or_the_reason_why_there_are_none(drift_report, effects, said):
+    causes = pl.DataFrame(
+        {
+            "metric": "estimated_roc_auc",
+            "rank": [1, 2],
+            "feature": ["amount", "area"],
+            "effect": pl.Series(effects, dtype=pl.Float64),
+            "total_change": 0.027,
+            "reason": "no weights have all distributions at once",
+        }
+    )
+    assert said in Page(drift_page(drift_report(alarms=ALARMS, psi=PSI, causes=causes))).text
+
+
+def test_an_estimate_without_a_limit_is_not_within_one_and_one_not_trusted_says_so(drift_report):
+    estimates = ESTIMATES.with_columns(
+        alert=pl.lit(False),
+        trusted=pl.Series([False, True]),
+        threshold_lower=pl.Series([0.6, None], dtype=pl.Float64),
+    )
+    text = Page(drift_page(drift_report(estimates=estimates))).text
+    assert "0.703 0.670 – 0.735 0.600 – 0.760 ? not trusted" in text
+    assert "0.190 0.170 – 0.210 – · no limit" in text

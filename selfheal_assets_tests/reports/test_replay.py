@@ -41,15 +41,30 @@ def test_every_decision_is_there_with_each_of_its_reasons(html):
 
 def test_figures_are_what_plotly_accepts(html):
     specs = figures(html)
-    assert len(specs) == 3
+    assert len(specs) == 4
     for spec in specs:
         go.Figure(spec)
 
 
 def test_the_estimates_band_breaks_where_nothing_is_known(html):
     bands = [t for t in figures(html)[0]["data"] if t.get("fill") == "toself"]
-    assert [len(t["x"]) for t in bands] == [8, 12]
-    assert [t["showlegend"] for t in bands] == [True, False]
+    assert [len(t["x"]) for t in bands if t["name"] == "estimate's interval"] == [8, 12]
+    assert [t["showlegend"] for t in bands] == [True, False, True]
+
+
+def test_what_was_realized_has_its_band_and_so_have_partial_labels(html):
+    performance, _, ratio, _ = figures(html)
+    bands = {t["name"]: t for t in performance["data"] + ratio["data"] if t.get("fill") == "toself"}
+    assert set(bands) == {"estimate's interval", "realized: its interval", "partial: its interval"}
+    assert len(bands["partial: its interval"]["x"]) == 18, "nine chunks had partial labels"
+    lines = {t["name"]: t["y"] for t in ratio["data"] if t.get("fill") != "toself"}
+    assert lines["partial, as known on the day"][2:4] == [None, 0.6]
+    assert lines["realized, never retrained"][0] == pytest.approx(47 / 123)
+
+
+def test_one_day_is_at_one_place_in_all_plots(html):
+    looks = [spec["layout"] for spec in figures(html)]
+    assert len({(look["margin"]["l"], look["margin"]["r"], *look["xaxis"]["range"]) for look in looks}) == 1
 
 
 def test_rates_are_counts_by_rows(html, chunks):
@@ -64,11 +79,42 @@ def test_a_promotion_is_marked_where_its_chunk_ends_with_the_version_that_took_o
 
 
 def test_marks_on_the_timeline_lead_to_the_decisions(html):
-    traces = {t["name"]: t for t in figures(html)[2]["data"]}
-    assert traces["promoted"]["customdata"][0][0] == "decision-2"
+    traces = {t["name"]: t for t in figures(html)[3]["data"]}
+    assert [place for place, *_ in traces["promoted"]["customdata"]] == ["decision-1", "decision-2"]
+    assert traces["refused"]["x"] == ["2006-10-01T00:00:00"], "on the day of the decision"
     assert traces["refused"]["customdata"][0][0] == "decision-3"
     assert traces["champion"]["text"] == ["v1", "v2"]
     assert len(traces["check failed"]["x"]) == 3
+
+
+def test_what_withheld_a_retraining_has_a_lane_of_its_own(chunks, decisions, summary):
+    held = decisions.with_columns(action=pl.Series(["PROMOTE", "SUPPRESS", "ROLL_BACK"]))
+    lanes = {
+        t["name"]: t["y"]
+        for t in figures(replay_page(chunks, held, summary, "T", plotly_js="p.js"))[3]["data"]
+    }
+    assert lanes["suppressed"] == ["withheld"]
+    assert lanes["rolled back"] == ["rolled back"]
+
+
+def test_a_decision_opens_to_its_gates_with_interval_limit_and_sample(chunks, decisions, summary, evidence):
+    html = replay_page(chunks, decisions, summary, "T", plotly_js="p.js", evidence=evidence)
+    text = Page(html).text
+    assert "6.4 2 0.0123 to 0.0456 4,321 87 F1 +6.4 % (power 0.91)" in text
+    assert "✕ fail 0.0131 0.01 – 4,321 – Brier +0.013" in text
+    assert "window start 2005-01-01" in text and "fingerprint of challenger 86f4df97" in text
+
+
+def test_table_rows_lead_to_evidence_model_cards_and_drift_reports(chunks, decisions, summary):
+    html = replay_page(
+        chunks, decisions, summary, "T", plotly_js="p.js",
+        cards={2: "model_2.html"}, chunk_pages={chunks["chunk"][0]: "drift_2006-01-01.html"},
+    )  # fmt: skip
+    links = [a["href"] for a in Page(html).all("a")]
+    assert links.count("#decision-2") == 1 and links.count("#decision-3") == 1
+    assert links.count("model_2.html") == 3, "its stretch as champion, and the two decisions that name it"
+    assert "drift_2006-01-01.html" in links
+    assert "no card" not in html and "model_1.html" not in links
 
 
 @pytest.mark.parametrize(

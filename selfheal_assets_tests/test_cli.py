@@ -163,6 +163,7 @@ def test_only_the_loans_can_be_fetched():
     is_one_message(result, "'titanic' cannot be fetched")
 
 
+@pytest.mark.long
 def test_a_use_case_that_changed_between_two_legs_is_told(tmp_path):
     path = toy.make(tmp_path)
     values = {"SELFHEAL_USE_CASE": str(path), "SELFHEAL_HOME": str(tmp_path / "home")}

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 SHIPPED = ("sba_loans", "give_me_some_credit")
 PARTS = ("\n\n**A failure means:** ", "\n\n**What to do:** ")
-NO_TABLE = {"drift_report", "production_model"}
+NO_TABLE = {"drift_report", "model_card", "production_model"}
 CHUNK = Chunk(datetime(2007, 7, 1), datetime(2007, 10, 1), "2007 Q3")
 
 

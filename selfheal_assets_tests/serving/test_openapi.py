@@ -13,7 +13,7 @@ from selfheal_assets_tests.serving.test_hot_swap import Server, server  # noqa: 
 
 pytestmark = pytest.mark.integration
 
-CASES, EXAMPLES = 2000, 200
+CASES, EXAMPLES = 1000, 100
 HOOKS = "selfheal_assets_tests.serving.openapi_hooks"
 
 

@@ -9,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from selfheal_assets.stores.snapshots import read_rows
-from selfheal_assets.stores.warehouse import Warehouse, WarehouseBusy
+from selfheal_assets.stores.warehouse import Warehouse, WarehouseBusy, WarehouseDamaged
 from selfheal_assets_tests.stores.conftest import lines_until_killed, process
 
 pytestmark = pytest.mark.integration
@@ -125,7 +125,7 @@ def test_a_program_that_looks_into_the_file_is_waited_for_too(one):
 def test_a_file_that_is_no_database_is_not_waited_for(tmp_path):
     (tmp_path / "warehouse.duckdb").write_bytes(b"not a database" * 1000)
     started = time.monotonic()
-    with pytest.raises(duckdb.Error, match=r"warehouse\.duckdb"):
+    with pytest.raises(WarehouseDamaged, match=r"warehouse\.duckdb"):
         Warehouse(tmp_path / "warehouse.duckdb", tmp_path).query("select 1")
     assert time.monotonic() - started < 5
 

@@ -1,0 +1,143 @@
+"""`make bench-policy`: over many simulated worlds, which policy serves the chances nearest to the true ones?
+
+Each seed draws a history of two to five events of any kind (``core.random_scenario``) over the real loans, and every
+policy lives through it by `selfheal backtest`'s own engine. Regret is the mean Kullback–Leibler divergence of what
+was served from the true chances, in nats a case, so no luck of the draw is in it. The same policies live through
+histories in which nothing happens; there every alarm is a false one, and the promise is of a year of monitoring.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import typer
+
+from selfheal_assets.backtest.history import simulated_history
+from selfheal_assets.backtest.policies import Kind, standard_policies
+from selfheal_assets.backtest.run import run_backtest
+from selfheal_assets.core.backtest import ON_DRIFT, ORACLE, SELFHEAL
+from selfheal_assets.core.population import Population
+from selfheal_assets.core.random_scenario import random_scenario
+from selfheal_assets.core.scenario import Scenario
+from selfheal_assets.core.simulation import simulate
+from selfheal_assets.settings import prepare_environment
+from selfheal_assets.stores.populations import population_of
+from selfheal_assets.stores.simulation_files import declaration
+from selfheal_assets.use_case import UseCase
+from selfheal_assets_tests.bench import report
+from selfheal_assets_tests.bench.installation import settings_in
+from selfheal_assets_tests.toy import PROJECT
+
+YEAR = 12
+UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True)
+class World:
+    """One history to live through: its seed, its size in months and cases a month, whether anything happens."""
+
+    seed: int
+    months: int
+    cases_per_month: int
+    changing: bool
+
+    def scenario(self) -> Scenario:
+        """What happens in it."""
+        drawn = random_scenario(self.seed, months=self.months, cases_per_month=self.cases_per_month)
+        return drawn if self.changing else drawn.model_copy(update={"name": UNCHANGED, "events": ()})
+
+
+@cache
+def _population() -> tuple[Population, UseCase]:
+    settings = settings_in(PROJECT / "data" / "run")
+    return population_of(settings), settings.case
+
+
+def lived(world: World) -> pl.DataFrame:
+    """The backtest's ``summary`` of one world, with its seed; its policies train on one thread."""
+    prepare_environment()
+    population, case = _population()
+    made = simulate(population, world.scenario(), world.seed)
+    simulated = UseCase.model_validate(declaration(made.scenario, case, Path("simulated.parquet")))
+    policies = standard_policies(simulated)
+    if not world.changing:  # the oracle has no alarms, and its trainings cost most
+        policies = tuple(p for p in policies if p.kind is not Kind.oracle)
+    found = run_backtest(simulated_history(made), simulated, policies, world.seed, resamples=0)
+    return found.summary.with_columns(seed=pl.lit(world.seed), changing=pl.lit(world.changing))
+
+
+def lived_all(worlds: list[World], workers: int) -> Iterator[pl.DataFrame]:
+    """Every world's summary, in order, so many at a time."""
+    with ProcessPoolExecutor(workers) as pool:
+        for done, summary in enumerate(pool.map(lived, worlds), 1):
+            report.say(f"{done} of {len(worlds)} histories")
+            yield summary
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="Changing worlds.", min=1)] = 50,
+    unchanged: Annotated[int, typer.Option(help="Worlds without a change.", min=1)] = 100,
+    months: Annotated[int, typer.Option(help="Of traffic in a changing world.", min=12)] = 24,
+    cases_per_month: Annotated[int, typer.Option(help="Cases a month, on average.", min=100)] = 500,
+    first_seed: Annotated[int, typer.Option(help="Another one draws other worlds.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = os.cpu_count() or 1,
+) -> None:
+    """Regret of each policy over simulated worlds, and false alarms where nothing happens."""
+    drawn = range(first_seed, first_seed + seeds)
+    still = range(first_seed, first_seed + unchanged)
+    worlds = [World(s, months, cases_per_month, changing=True) for s in drawn]
+    worlds += [World(s, YEAR, cases_per_month, changing=False) for s in still]
+    summaries = pl.concat(lived_all(worlds, workers), how="vertical_relaxed")
+    by_policy = {name: _figures(summaries, name) for name in summaries["policy"].unique(maintain_order=True)}
+    _print(by_policy, seeds, unchanged)
+    report.figures(
+        seeds=seeds, unchanged=unchanged, months=months, cases_per_month=cases_per_month, policies=by_policy,
+    )  # fmt: skip
+
+
+def _figures(summaries: pl.DataFrame, policy: str) -> dict[str, Any]:
+    """Of one policy: its mean regret, how it compares with the loop's in the same worlds, and its false alarms."""
+    of = {
+        name: summaries.filter(pl.col("policy") == name, pl.col("changing")).sort("seed")
+        for name in (policy, SELFHEAL)
+    }
+    regret = of[policy]["regret_log_loss"].to_numpy()
+    more = regret - of[SELFHEAL]["regret_log_loss"].to_numpy()
+    still = summaries.filter(pl.col("policy") == policy, ~pl.col("changing"))
+    return {
+        "mean_regret": float(regret.mean()),
+        "mean_regret_brier": float(of[policy]["regret_brier"].mean()),  # type: ignore[arg-type]
+        "more_than_selfheal": float(more.mean()),
+        "standard_error": float(more.std(ddof=1) / np.sqrt(len(more))) if len(more) > 1 else None,
+        "ever_false_alarm": float((still["false_alarms"] > 0).mean())  # type: ignore[arg-type]
+        if policy in (SELFHEAL, ON_DRIFT)
+        else None,
+        "seeds": len(regret),
+        "promotions": float(of[policy]["promotions"].mean()),  # type: ignore[arg-type]
+        "regretted_promotions": float(of[policy]["regretted_promotions"].mean()),  # type: ignore[arg-type]
+    }
+
+
+def _print(by_policy: dict[str, dict[str, Any]], seeds: int, unchanged: int) -> None:
+    columns = (
+        "policy", "mean regret", "more than selfheal", "± standard error", "promotions", "regretted",
+        "ever false alarm",
+    )  # fmt: skip
+    keys = (
+        "mean_regret", "more_than_selfheal", "standard_error", "promotions", "regretted_promotions",
+        "ever_false_alarm",
+    )  # fmt: skip
+    rows = [(name, *(figures[k] for k in keys)) for name, figures in by_policy.items()]
+    report.table(f"{seeds} changing worlds (regret in nats a case), {unchanged} unchanged years", columns, rows)
+    ceiling = by_policy[ORACLE]["mean_regret"]
+    report.say(f"The oracle, which sees every label at once, still has a regret of {ceiling:.3g}.")
+
+
+if __name__ == "__main__":
+    report.run(main)

@@ -331,7 +331,10 @@ def simulated(told) -> tuple[Simulation, UseCase]:
 def test_what_is_held_waits_for_ever_or_until_somebody_has_looked(told):
     """A month without a column among the months that are to be trained on."""
     made, case = of_members(
-        told, {"kind": "missing_column", "start": 1, "end": 2, "feature": "@number"}, TURNED, cases_per_month=300
+        told,
+        {"kind": "missing_column", "start": 1, "end": 2, "feature": "@number"},
+        TURNED,
+        cases_per_month=300,
     )
     policies = [
         BacktestPolicy(name, Kind.gated, case, looked_at_after=after)

@@ -2,8 +2,11 @@
 
 Each seed draws a history of two to five events of any kind (``core.random_scenario``) over the real loans, and every
 policy lives through it by `selfheal backtest`'s own engine. Regret is the mean Kullback–Leibler divergence of what
-was served from the true chances, in nats a case, so no luck of the draw is in it. The same policies live through
-histories in which nothing happens; there every alarm is a false one, and the promise is of a year of monitoring.
+was served from the true chances, in nats a case, so no luck of the draw is in it. The policies that watch also live
+through years in which nothing happens; there every alarm is a false one.
+
+The policy is not the loans' own, which is made for quarters and labels that take three years, but what a user of
+monthly data would have: the defaults, but for what ``POLICY`` and ``TRAINING`` say.
 """
 
 import os
@@ -12,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import numpy as np
 import polars as pl
@@ -22,10 +25,12 @@ from selfheal_assets.backtest.history import simulated_history
 from selfheal_assets.backtest.policies import Kind, standard_policies
 from selfheal_assets.backtest.run import run_backtest
 from selfheal_assets.core.backtest import ON_DRIFT, ORACLE, SELFHEAL
+from selfheal_assets.core.policies import Policy
 from selfheal_assets.core.population import Population
 from selfheal_assets.core.random_scenario import random_scenario
 from selfheal_assets.core.scenario import Scenario
 from selfheal_assets.core.simulation import simulate
+from selfheal_assets.core.spec import Training
 from selfheal_assets.settings import prepare_environment
 from selfheal_assets.stores.populations import population_of
 from selfheal_assets.stores.simulation_files import declaration
@@ -34,40 +39,71 @@ from selfheal_assets_tests.bench import report
 from selfheal_assets_tests.bench.installation import settings_in
 from selfheal_assets_tests.toy import PROJECT
 
-YEAR = 12
-UNCHANGED = "unchanged"
+YEAR: Final = 12
+UNCHANGED: Final = "unchanged"
+# February is a month too. A few hundred positives cannot prove a ranking to be within 0.02 of another, hence 0.05.
+# One density ratio, as in the demo, for the time it takes.
+POLICY: Final[dict[str, Any]] = {
+    "retraining_cooldown_days": 28,
+    "gates": {"evidence": "partial", "primary_metric": "roc_auc", "max_ranking_loss": 0.05},
+    "estimation": {"ratios": [{"classifier": "boosted"}]},
+}
+TRAINING: Final[dict[str, Any]] = {
+    "family": ["full_history", "recent_window", "maturity_aware", "recalibrated"],
+    "parallel_fits": 1,  # the worlds run side by side
+}
+LOOKED_AT_AFTER: Final = 1  # somebody looks at what holds a training set before the next chunk ends
 
 
 @dataclass(frozen=True)
 class World:
-    """One history to live through: its seed, its size in months and cases a month, whether anything happens."""
+    """One history to live through.
+
+    Attributes:
+        seed: of its events and its cases.
+        months: of traffic.
+        cases_per_month: on average.
+        positive_rate: before anything happens.
+        changing: whether anything does.
+        oracle: whether the oracle lives through it too.
+    """
 
     seed: int
     months: int
     cases_per_month: int
+    positive_rate: float
     changing: bool
+    oracle: bool = False
 
     def scenario(self) -> Scenario:
         """What happens in it."""
         drawn = random_scenario(self.seed, months=self.months, cases_per_month=self.cases_per_month)
+        drawn = drawn.model_copy(update={"positive_rate": self.positive_rate})
         return drawn if self.changing else drawn.model_copy(update={"name": UNCHANGED, "events": ()})
+
+    def lives(self, kind: Kind) -> bool:
+        """Whether a policy of this kind lives through it: where nothing happens, those that watch."""
+        if not self.changing:
+            return kind in (Kind.gated, Kind.on_drift)
+        return self.oracle or kind is not Kind.oracle
 
 
 @cache
 def _population() -> tuple[Population, UseCase]:
     settings = settings_in(PROJECT / "data" / "run")
-    return population_of(settings), settings.case
+    mine = {"policy": Policy.model_validate(POLICY), "training": Training.model_validate(TRAINING)}
+    return population_of(settings), settings.case.model_copy(update=mine)
 
 
 def lived(world: World) -> pl.DataFrame:
-    """The backtest's ``summary`` of one world, with its seed; its policies train on one thread."""
+    """The backtest's ``summary`` of one world, with its seed."""
     prepare_environment()
     population, case = _population()
     made = simulate(population, world.scenario(), world.seed)
     simulated = UseCase.model_validate(declaration(made.scenario, case, Path("simulated.parquet")))
-    policies = standard_policies(simulated)
-    if not world.changing:  # the oracle has no alarms, and its trainings cost most
-        policies = tuple(p for p in policies if p.kind is not Kind.oracle)
+    policies = [
+        p for p in standard_policies(simulated, looked_at_after=LOOKED_AT_AFTER) if world.lives(p.kind)
+    ]
     found = run_backtest(simulated_history(made), simulated, policies, world.seed, resamples=0)
     return found.summary.with_columns(seed=pl.lit(world.seed), changing=pl.lit(world.changing))
 
@@ -83,21 +119,23 @@ def lived_all(worlds: list[World], workers: int) -> Iterator[pl.DataFrame]:
 def main(
     seeds: Annotated[int, typer.Option(help="Changing worlds.", min=1)] = 50,
     unchanged: Annotated[int, typer.Option(help="Worlds without a change.", min=1)] = 100,
-    months: Annotated[int, typer.Option(help="Of traffic in a changing world.", min=12)] = 24,
-    cases_per_month: Annotated[int, typer.Option(help="Cases a month, on average.", min=100)] = 500,
+    months: Annotated[int, typer.Option(help="Of traffic in a changing world.", min=6)] = 24,
+    cases_per_month: Annotated[int, typer.Option(help="Cases a month, on average.", min=100)] = 1000,
+    positive_rate: Annotated[float, typer.Option(help="Before anything happens.", min=0.01, max=0.9)] = 0.2,
     first_seed: Annotated[int, typer.Option(help="Another one draws other worlds.", min=0)] = 0,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Add the oracle, at twice the time.")] = False,
     workers: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Regret of each policy over simulated worlds, and false alarms where nothing happens."""
-    drawn = range(first_seed, first_seed + seeds)
-    still = range(first_seed, first_seed + unchanged)
-    worlds = [World(s, months, cases_per_month, changing=True) for s in drawn]
-    worlds += [World(s, YEAR, cases_per_month, changing=False) for s in still]
+    given = (cases_per_month, positive_rate)
+    worlds = [World(first_seed + n, months, *given, changing=True, oracle=oracle) for n in range(seeds)]
+    worlds += [World(first_seed + n, YEAR, *given, changing=False) for n in range(unchanged)]
     summaries = pl.concat(lived_all(worlds, workers), how="vertical_relaxed")
     by_policy = {name: _figures(summaries, name) for name in summaries["policy"].unique(maintain_order=True)}
     _print(by_policy, seeds, unchanged)
     report.figures(
-        seeds=seeds, unchanged=unchanged, months=months, cases_per_month=cases_per_month, policies=by_policy,
+        seeds=seeds, unchanged=unchanged, months=months, cases_per_month=cases_per_month,
+        positive_rate=positive_rate, first_seed=first_seed, looked_at_after=LOOKED_AT_AFTER, policies=by_policy,
     )  # fmt: skip
 
 
@@ -134,9 +172,11 @@ def _print(by_policy: dict[str, dict[str, Any]], seeds: int, unchanged: int) -> 
         "ever_false_alarm",
     )  # fmt: skip
     rows = [(name, *(figures[k] for k in keys)) for name, figures in by_policy.items()]
-    report.table(f"{seeds} changing worlds (regret in nats a case), {unchanged} unchanged years", columns, rows)
-    ceiling = by_policy[ORACLE]["mean_regret"]
-    report.say(f"The oracle, which sees every label at once, still has a regret of {ceiling:.3g}.")
+    report.table(
+        f"{seeds} changing worlds (regret in nats a case), {unchanged} unchanged years", columns, rows
+    )
+    if ORACLE in by_policy:
+        report.say(f"The oracle, which sees every label at once: {by_policy[ORACLE]['mean_regret']:.3g}.")
 
 
 if __name__ == "__main__":

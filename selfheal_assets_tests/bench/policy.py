@@ -108,12 +108,16 @@ def lived(world: World) -> pl.DataFrame:
     return found.summary.with_columns(seed=pl.lit(world.seed), changing=pl.lit(world.changing))
 
 
-def lived_all(worlds: list[World], workers: int) -> Iterator[pl.DataFrame]:
-    """Every world's summary, in order, so many at a time."""
+def lived_all(worlds: list[World], workers: int, failed: list[str]) -> Iterator[pl.DataFrame]:
+    """Every world's summary, in order, so many at a time; one that cannot be lived through is told in ``failed``."""
     with ProcessPoolExecutor(workers) as pool:
-        for done, summary in enumerate(pool.map(lived, worlds), 1):
+        running = [pool.submit(lived, world) for world in worlds]
+        for done, (world, one) in enumerate(zip(worlds, running, strict=True), 1):
+            try:
+                yield one.result()
+            except Exception as error:  # noqa: BLE001 - half an hour of other worlds is not to be lost
+                failed.append(f"seed {world.seed}{'' if world.changing else ', unchanged'}: {error!r}")
             report.say(f"{done} of {len(worlds)} histories")
-            yield summary
 
 
 def main(
@@ -123,20 +127,26 @@ def main(
     cases_per_month: Annotated[int, typer.Option(help="Cases a month, on average.", min=100)] = 1000,
     positive_rate: Annotated[float, typer.Option(help="Before anything happens.", min=0.01, max=0.9)] = 0.2,
     first_seed: Annotated[int, typer.Option(help="Another one draws other worlds.", min=0)] = 0,
-    oracle: Annotated[bool, typer.Option("--oracle", help="Add the oracle, at twice the time.")] = False,
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="Add the oracle, at several times the time.")
+    ] = False,
     workers: Annotated[int, typer.Option(help="Processes side by side.", min=1)] = os.cpu_count() or 1,
 ) -> None:
     """Regret of each policy over simulated worlds, and false alarms where nothing happens."""
     given = (cases_per_month, positive_rate)
     worlds = [World(first_seed + n, months, *given, changing=True, oracle=oracle) for n in range(seeds)]
     worlds += [World(first_seed + n, YEAR, *given, changing=False) for n in range(unchanged)]
-    summaries = pl.concat(lived_all(worlds, workers), how="vertical_relaxed")
+    failed: list[str] = []
+    summaries = pl.concat(lived_all(worlds, workers, failed), how="vertical_relaxed")
     by_policy = {name: _figures(summaries, name) for name in summaries["policy"].unique(maintain_order=True)}
     _print(by_policy, seeds, unchanged)
     report.figures(
         seeds=seeds, unchanged=unchanged, months=months, cases_per_month=cases_per_month,
         positive_rate=positive_rate, first_seed=first_seed, looked_at_after=LOOKED_AT_AFTER, policies=by_policy,
+        failed=failed,
     )  # fmt: skip
+    if failed:
+        raise typer.Exit(1)
 
 
 def _figures(summaries: pl.DataFrame, policy: str) -> dict[str, Any]:

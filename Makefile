@@ -155,6 +155,10 @@ bench-maturity: $(STAMP) ## Train on labels so far and on matured ones alone, 20
 bench-gates: $(STAMP) ## Promote equal, worse and better challengers: how often do the gates err? (6 minutes; ARGS=--full)
 	@$(BIN)/python -m selfheal_assets_tests.bench.gates $(ARGS)
 
+.PHONY: bench-policy
+bench-policy: $(STAMP) ## Live through 50 simulated worlds under four policies, and 100 in which nothing happens (25 minutes)
+	@$(BIN)/python -m selfheal_assets_tests.bench.policy $(ARGS)
+
 # Other tools that a benchmark measures beside this one; the product does not need them.
 PEERS := $(VENV)/.peers
 

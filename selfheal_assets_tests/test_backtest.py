@@ -306,19 +306,52 @@ def test_a_policy_file_changes_its_keys_alone(told, tmp_path):
     assert mine.case.model_copy(update={"policy": ours.policy, "training": ours.training}) == ours
 
 
-@pytest.fixture(scope="module")
-def simulated(told) -> tuple[Simulation, UseCase]:
-    """A year over the toy's members, in which who leaves changes at once after four months."""
+TURNED = {"kind": "concept_drift", "start": 4, "factor": -1.0}
+
+
+def of_members(told, *events: dict, cases_per_month: int = 150) -> tuple[Simulation, UseCase]:
+    """A year over the toy's members."""
     history, case = told
     population = fit_population(history.cases, history.labels, case.features, case.label)
     scenario = Scenario.model_validate(
         {
-            "name": "turned", "history_months": 18, "months": 12, "cases_per_month": 150, "horizon_months": 3,
-            "reference_months": 6, "events": [{"kind": "concept_drift", "start": 4, "factor": -1.0}],
+            "name": "turned", "history_months": 18, "months": 12, "cases_per_month": cases_per_month,
+            "horizon_months": 3, "reference_months": 6, "events": events,
         }
     )  # fmt: skip
     made = simulate(population, scenario, seed=1)
     return made, UseCase.model_validate(declaration(made.scenario, case, Path("nowhere.parquet")))
+
+
+@pytest.fixture(scope="module")
+def simulated(told) -> tuple[Simulation, UseCase]:
+    """Who leaves changes at once after four months."""
+    return of_members(told, TURNED)
+
+
+def test_what_is_held_waits_for_ever_or_until_somebody_has_looked(told):
+    """A month without a column among the months that are to be trained on."""
+    made, case = of_members(
+        told,
+        {"kind": "missing_column", "start": 1, "end": 2, "feature": "@number"},
+        TURNED,
+        cases_per_month=300,
+    )
+    policies = [
+        BacktestPolicy(name, Kind.gated, case, looked_at_after=after)
+        for name, after in (("nobody", None), ("two", 2), ("never_yet", 100))
+    ]
+    found = run_backtest(simulated_history(made), case, policies, resamples=0)
+    assert found.to_json()["policies"]["two"]["looked_at_after"] == 2
+    of = {p: found.actions.filter(pl.col("policy") == p) for p in found.policies}
+    assert_frame_equal(of["nobody"].drop("policy"), of["never_yet"].drop("policy"))
+    held = {p: f.filter(pl.col("reason").str.contains("training set is held")) for p, f in of.items()}
+    trained = {p: f.filter(pl.col("action") == life.RETRAIN) for p, f in of.items()}
+    first = held["nobody"]["as_of"].to_list()
+    assert len(first) >= 3 and held["two"]["as_of"].to_list() == first[:2]
+    assert not trained["nobody"].filter(pl.col("as_of").is_between(first[0], first[-1])).height
+    accepted = trained["two"].filter(pl.col("as_of") >= first[0]).row(0, named=True)
+    assert accepted["as_of"] == first[2] and "found right" in accepted["reason"]
 
 
 def test_a_simulated_history_is_lived_through_in_memory_and_scored_by_its_truth(simulated):

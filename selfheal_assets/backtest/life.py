@@ -9,23 +9,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
-import polars as pl
 
 from selfheal_assets.backtest.checks import DRIFT, Checks
 from selfheal_assets.backtest.gating import Question, taken_back, verdict_on
+from selfheal_assets.backtest.held import Soundness
 from selfheal_assets.backtest.policies import BacktestPolicy, Kind
 from selfheal_assets.backtest.shared import Shared
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action
 from selfheal_assets.core.diagnosis import Remedy
-from selfheal_assets.core.label_soundness import Kept, training_faults
 from selfheal_assets.core.monitoring import Status
 from selfheal_assets.core.periods import chunk_end
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan, plan_training
 from selfheal_assets.core.retraining_rule import Due, Records, Withheld, next_due
 from selfheal_assets.core.rollback import in_probation
 from selfheal_assets.stores import cases
-from selfheal_assets.stores.training_evidence import training_evidence
 
 RETRAIN = "RETRAIN"
 
@@ -66,11 +64,13 @@ class Life:
     predecessor: int | None = None
     quarantined: dict[int, str] = field(default_factory=dict)
     promoted_at: datetime | None = None
-    _kept: Kept | None = None
     _statuses: dict[str, dict[str, Status]] = field(default_factory=dict)
     _tried: dict[str, int | None] = field(default_factory=dict)
     _held: set[str] = field(default_factory=set)
     _told: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._soundness = Soundness(self.shared.known.warehouse, self.policy)
 
     def begin(self, as_of: datetime) -> None:
         """Train the first champion.
@@ -83,7 +83,7 @@ class Life:
             return
         plan = self._plan(as_of)
         bundle, rows = self.shared.challenger(self.policy.case, plan, None)
-        self._remember(rows, plan)
+        self._soundness.remember(rows, plan)
         self._deploy(bundle, as_of, "the first model")
 
     def live_through(self, number: int, start: datetime) -> None:
@@ -202,14 +202,18 @@ class Life:
 
     def _retrain(self, as_of: datetime, due: Due) -> None:
         case, plan = self.policy.case, self._plan(as_of)
-        if why := self._unsound(plan):
+        held, found_right = self._soundness.judge(plan)
+        if held:
             self._held.add(due.window)
-            self._note(as_of, Action.fix_data.value, None, why)
+            self._note(as_of, Action.fix_data.value, None, held)
             return
-        self._note(as_of, RETRAIN, None, f"{', '.join(due.checks)} failed in {due.window}")
+        accepted = (
+            f"; somebody looked at the training set and found right: {found_right}" if found_right else ""
+        )
+        self._note(as_of, RETRAIN, None, f"{', '.join(due.checks)} failed in {due.window}{accepted}")
         preferred = "recalibrated" if due.remedy is Remedy.recalibrate else None
         bundle, rows = self.shared.challenger(case, plan, self._bundle, preferred)
-        self._remember(rows, plan)
+        self._soundness.remember(rows, plan)
         number = self._number(bundle)
         verdict = verdict_on(self.shared, case, self._bundle, bundle, self._question(number))
         self._note(as_of, verdict.action.value, number, verdict.reason)
@@ -218,21 +222,6 @@ class Life:
 
     def _question(self, number: int) -> Question:
         return Question(number, self.champion, self.quarantined.get(number), self.promoted_at)
-
-    def _unsound(self, plan: TrainingPlan) -> str:
-        """Why the plan's training set must not be trained on; empty where it is sound or accepted."""
-        case = self.policy.case
-        found = training_evidence(self.shared.known.warehouse, case, plan, self._kept)
-        faults = training_faults(found, case.policy.soundness)
-        if not faults or cases.fingerprint_of(found.rows) in case.policy.soundness.accepted:
-            return ""
-        return f"the training set is held: {'; '.join(f.reason for f in faults)}"
-
-    def _remember(self, rows: pl.DataFrame, plan: TrainingPlan) -> None:
-        """The training set as the next one is compared with it."""
-        columns = ["entity_id", "event_time", *self.policy.case.feature_names, "label"]
-        old = rows.filter(pl.col("event_time") < plan.evaluate_from).select(columns)
-        self._kept = Kept(old, plan.as_of, plan.evaluate_from)
 
     def answers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of each answered case of the chunks lived through: probability, whether it was flagged, the model's number.

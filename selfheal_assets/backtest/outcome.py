@@ -181,7 +181,8 @@ class Outcome:
             mine = actions.filter((pl.col("policy") == name) & pl.col("champion").is_not_null())
             alarmed = alarms.filter(pl.col("policy") == name)
             rows.append(
-                {"policy": name, "rows": len(answers.label), "positives": int(answers.label.sum())}
+                {"policy": name, "looked_at_after": life.policy.looked_at_after}
+                | {"rows": len(answers.label), "positives": int(answers.label.sum())}
                 | {k: v for k, v in found.items() if k in frames.SUMMARY}
                 | {
                     "retrainings": int((mine["action"] == RETRAIN).sum())

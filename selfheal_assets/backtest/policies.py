@@ -34,26 +34,40 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class BacktestPolicy:
-    """One policy: its name in the tables, how it decides, its variant of the use case, chunks between trainings."""
+    """One policy.
+
+    Attributes:
+        name: in the tables.
+        kind: how it decides.
+        case: its variant of the use case.
+        every: chunks between trainings, of ``Kind.every``.
+        looked_at_after: so many chunks after a fault first held a training set, somebody has looked at it and finds
+            that it is how things are; ``None``: nobody ever looks. Of ``Kind.gated``, the only one that holds any.
+    """
 
     name: str
     kind: Kind
     case: UseCase
     every: int = 0
+    looked_at_after: int | None = None
 
 
-def standard_policies(case: UseCase, every: int = 4) -> tuple[BacktestPolicy, ...]:
+def standard_policies(
+    case: UseCase, every: int = 4, looked_at_after: int | None = None
+) -> tuple[BacktestPolicy, ...]:
     """The five that are always compared: never, every so many chunks, on drift, the use case's own, the oracle."""
     return (
         BacktestPolicy(NEVER, Kind.never, case),
         BacktestPolicy(f"every {every} {case.monitoring.chunk}s", Kind.every, case, every),
         BacktestPolicy(ON_DRIFT, Kind.on_drift, case),
-        BacktestPolicy(SELFHEAL, Kind.gated, case),
+        BacktestPolicy(SELFHEAL, Kind.gated, case, looked_at_after=looked_at_after),
         BacktestPolicy(ORACLE, Kind.oracle, case),
     )
 
 
-def policies_from(case: UseCase, files: Iterable[Path]) -> tuple[BacktestPolicy, ...]:
+def policies_from(
+    case: UseCase, files: Iterable[Path], looked_at_after: int | None = None
+) -> tuple[BacktestPolicy, ...]:
     """Policies of files: YAML with ``policy`` and ``training`` as in a use case, over those of the use case.
 
     Raises:
@@ -65,7 +79,10 @@ def policies_from(case: UseCase, files: Iterable[Path]) -> tuple[BacktestPolicy,
         raise PolicyError(
             f"{taken}: there is another policy called '{taken.stem}': give the file another name"
         )
-    return tuple(BacktestPolicy(file.stem, Kind.gated, varied(case, file)) for file in files)
+    return tuple(
+        BacktestPolicy(file.stem, Kind.gated, varied(case, file), looked_at_after=looked_at_after)
+        for file in files
+    )
 
 
 def varied(case: UseCase, file: Path) -> UseCase:

@@ -11,7 +11,12 @@ from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from selfheal_assets.backtest.policies import BacktestPolicy
+    from selfheal_assets.backtest.run import Bounds
     from selfheal_assets.core.backtest import Backtest
+    from selfheal_assets.use_case import UseCase
 
 PAGE = "backtest.html"
 _DAY = ["%Y-%m-%d"]
@@ -25,6 +30,13 @@ def backtest(
     policy: Annotated[
         list[Path] | None,
         typer.Option(help="A .yaml with 'policy' and 'training' over the use case's own; may be repeated."),
+    ] = None,
+    looked_at_after: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="So many chunks after a fault holds training, somebody finds it right. Default: nobody looks.",
+        ),
     ] = None,
     judged_from: Annotated[
         datetime | None,
@@ -56,12 +68,13 @@ def backtest(
     docs/backtest.md tells what the figures mean.
     """
     from selfheal_assets.backtest.policies import PolicyError
-    from selfheal_assets.backtest.run import NothingToLiveThrough
+    from selfheal_assets.backtest.run import Bounds, NothingToLiveThrough
 
     given: dict[str, Any] = {"use_case": use_case} if use_case else {}
     settings = read_settings(**given, **({"full": True} if full else {}))
     with told_plainly(PolicyError, NothingToLiveThrough):
-        found, kept = _run(settings, every, policy or [], judged_from, until, seed, resamples, folder)
+        compared = _compared(settings.case, every, policy or [], looked_at_after)
+        found, kept = _run(settings, compared, Bounds(judged_from, until), seed, resamples, folder)
     _write(found, kept, settings.case.label.outcome)
     if as_json:
         typer.echo(json.dumps(found.to_json()))
@@ -73,20 +86,28 @@ def backtest(
     typer.echo(f"Kept in {kept}; look at {kept / PAGE}")
 
 
+def _compared(
+    case: "UseCase", every: int, files: list[Path], looked_at_after: int | None
+) -> "tuple[BacktestPolicy, ...]":
+    from selfheal_assets.backtest.policies import policies_from, standard_policies
+
+    return (
+        *standard_policies(case, every, looked_at_after),
+        *policies_from(case, files, looked_at_after),
+    )
+
+
 def _run(
     settings: Settings,
-    every: int,
-    files: list[Path],
-    judged_from: datetime | None,
-    until: datetime | None,
+    compared: "Sequence[BacktestPolicy]",
+    bounds: "Bounds",
     seed: int,
     resamples: int,
     folder: Path | None,
 ) -> "tuple[Backtest, Path]":
-    from selfheal_assets.backtest import policies
     from selfheal_assets.backtest.history import History, truth_of
     from selfheal_assets.backtest.kept import code_fingerprint
-    from selfheal_assets.backtest.run import Bounds, run_backtest
+    from selfheal_assets.backtest.run import run_backtest
     from selfheal_assets.core import fingerprint
     from selfheal_assets.core.periods import midnight
     from selfheal_assets.reports.backtest_console import living_progress
@@ -95,7 +116,6 @@ def _run(
     from selfheal_assets.stores.sources import read_cases
 
     case = settings.case
-    compared = (*policies.standard_policies(case, every), *policies.policies_from(case, files))
     cases = read_cases(case, settings)
     require_reference(case, split_at_go_live(cases, midnight(case.go_live))[0])
     told_truth = read_truth(settings.use_case_folder) if settings.use_case_folder else None
@@ -107,7 +127,7 @@ def _run(
             case,
             compared,
             seed,
-            bounds=Bounds(judged_from, until),
+            bounds=bounds,
             folder=kept,
             resamples=resamples,
             told=told,

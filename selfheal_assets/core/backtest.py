@@ -55,6 +55,7 @@ ALARMS: dict[str, Any] = {
 EVENTS: dict[str, Any] = {"event": pl.String, "starts": _TIME, "ends": _TIME, "touches": pl.String}
 SUMMARY: dict[str, Any] = {
     "policy": pl.String,
+    "looked_at_after": pl.Int64,
     "rows": pl.Int64,
     "positives": pl.Int64,
     "auc": pl.Float64,
@@ -131,6 +132,7 @@ class Backtest:
             turn into labels), the ``labels`` or the ``record`` of cases.
         summary: one row for each policy over the compared period:
 
+            - ``looked_at_after``: chunks after which a person has looked at what holds a training set; null: never;
             - the metrics of ``chunks`` over all rows; ``auc_within``: AUC within chunks, averaged over positives;
             - ``calibration_error``: mean over chunks, weighted by rows, of |expected − observed| as a share of rows;
             - ``retrainings`` (begun after the first model), ``promotions`` (those that replaced a model),

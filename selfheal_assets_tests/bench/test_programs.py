@@ -96,6 +96,30 @@ def test_probations_in_small():
     assert told["plain_delay"] <= told["delay"] <= 730
 
 
+def test_policies_in_one_small_world():
+    sizes = [
+        "--seeds",
+        "1",
+        "--unchanged",
+        "1",
+        "--months",
+        "12",
+        "--cases-per-month",
+        "250",
+        "--workers",
+        "1",
+    ]
+    command = [sys.executable, "-m", "selfheal_assets_tests.bench.policy", *sizes, "--first-seed", "1000"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout.splitlines()[-1])
+    found = told["policies"]
+    assert list(found) == ["never", "every 4 months", "on drift", "selfheal"]
+    assert all(p["mean_regret"] > 0 and p["seeds"] == 1 for p in found.values())
+    assert found["every 4 months"]["promotions"] > 0 == found["never"]["promotions"]
+    assert found["selfheal"]["ever_false_alarm"] in (0, 1) and found["never"]["ever_false_alarm"] is None
+
+
 def test_the_crash_test_counts_what_is_lost_doubled_and_changed(tmp_path):
     crashes = Crashes(tmp_path, connections=3, load_s=0.5, command_every=100, workers=1, seed=1)
     counted = crashes.run(rounds=3, lanes=1)

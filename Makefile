@@ -156,7 +156,7 @@ bench-gates: $(STAMP) ## Promote equal, worse and better challengers: how often 
 	@$(BIN)/python -m selfheal_assets_tests.bench.gates $(ARGS)
 
 .PHONY: bench-policy
-bench-policy: $(STAMP) ## Live through 50 simulated worlds under four policies, and 100 in which nothing happens (25 minutes)
+bench-policy: $(STAMP) ## Live through 50 simulated worlds under four policies, and 100 in which nothing happens (half an hour)
 	@$(BIN)/python -m selfheal_assets_tests.bench.policy $(ARGS)
 
 # Other tools that a benchmark measures beside this one; the product does not need them.

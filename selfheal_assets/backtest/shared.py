@@ -16,7 +16,7 @@ from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.family import Material
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.periods import add_months
-from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
+from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.core.selection import choose_challenger, fitted
 from selfheal_assets.core.spec import FamilyName
 from selfheal_assets.defs.champion import ChampionProfile, profile_of
@@ -81,13 +81,9 @@ class Shared:
         """The challenger that the loop would train by this plan, and its training set.
 
         Raises:
-            NotEnoughData: no member can be fitted.
+            NotEnoughData: there is too little to learn from, or no member can be fitted.
         """
-        rows = cases.training_rows(self.known.warehouse, case, plan)
-        if rows.is_empty():
-            raise NotEnoughData(
-                f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {plan.as_of:%Y-%m-%d}"
-            )
+        rows = cases.learnable_rows(self.known.warehouse, case, plan)
         name, curve = cases.fingerprint_of(rows), self.curve(plan.as_of)
         material = Material(rows, plan, case.features, case.training, case.name, name, curve, champion)
         return choose_challenger(material, preferred=preferred, fit=self.fit).bundle, rows

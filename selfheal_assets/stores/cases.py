@@ -145,6 +145,27 @@ def training_rows(
     return without_quarantined(warehouse, rows, plan.as_of, decided_before)
 
 
+def learnable_rows(warehouse: Warehouse, case: UseCase, plan: TrainingPlan) -> pl.DataFrame:
+    """:func:`training_rows`, of which something can be learned that can be monitored afterwards.
+
+    Raises:
+        NotEnoughData: no labelled case is mature, or none lies in the plan's reference, as after an outage.
+    """
+    rows = training_rows(warehouse, case, plan)
+    if rows.is_empty():
+        raise NotEnoughData(
+            f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {plan.as_of:%Y-%m-%d}"
+        )
+    reference = matured_cases(warehouse, case, plan.as_of, plan.evaluate_from, plan.evaluate_until)
+    if not reference["label"].count():
+        raise NotEnoughData(
+            f"no labelled case between {plan.evaluate_from:%Y-%m-%d} and {plan.evaluate_until:%Y-%m-%d} was known at "
+            f"{plan.as_of:%Y-%m-%d}: a challenger would have no reference to be monitored by; wait, or lengthen "
+            "training.evaluation_months"
+        )
+    return rows
+
+
 def without_quarantined(
     warehouse: Warehouse, rows: pl.DataFrame, as_of: datetime, decided_before: int | None = None
 ) -> pl.DataFrame:
@@ -185,13 +206,9 @@ def freeze_training_set(warehouse: Warehouse, case: UseCase, plan: TrainingPlan)
     They are kept in the table ``training_set``; freezing the same rows again changes nothing.
 
     Raises:
-        NotEnoughData: no labelled case is mature.
+        NotEnoughData: see :func:`learnable_rows`.
     """
-    rows = training_rows(warehouse, case, plan)
-    if rows.is_empty():
-        raise NotEnoughData(
-            f"no matured, labelled case before {plan.evaluate_from:%Y-%m-%d} was known at {plan.as_of:%Y-%m-%d}"
-        )
+    rows = learnable_rows(warehouse, case, plan)
     name = fingerprint_of(rows)
     kept = {
         "name": [TRAINING_SET],

@@ -17,6 +17,7 @@ from selfheal_assets.stores.cases import (
     frozen_training_set,
     matured_cases,
     timing_curve,
+    training_rows,
 )
 from selfheal_assets.stores.tables import create_tables, set_clock
 from selfheal_assets_tests.stores.conftest import DAY, YAML, members
@@ -230,7 +231,7 @@ def test_a_training_set_ends_where_evaluation_begins(warehouse, case):
     assert rows.columns == [*members(1).columns, "label", "positive_age_days"]
     assert name == fingerprint.of_frame(rows, ["entity_id"])
     early = replace(PLAN, as_of=datetime(2020, 8, 1))
-    assert freeze_training_set(warehouse, case, early)[0].height == 31, "mature at that day only"
+    assert training_rows(warehouse, case, early).height == 31, "mature at that day only"
 
 
 def test_what_a_plan_was_frozen_with_stays_when_more_is_learned(warehouse, case):
@@ -273,6 +274,16 @@ def test_without_a_mature_labelled_case_there_is_nothing_to_train_on(waiting, ca
         frozen_training_set(waiting, case, PLAN)
 
 
+def test_without_a_labelled_case_in_the_reference_nothing_is_trained(warehouse, case):
+    """Months of an outage: a model promoted on such a day could not be monitored."""
+    rows = members(200)
+    in_reference = (pl.col("event_time") >= PLAN.evaluate_from) & (pl.col("event_time") < PLAN.evaluate_until)
+    load(warehouse, rows.filter(~in_reference))
+    with pytest.raises(NotEnoughData, match="no reference to be monitored by"):
+        freeze_training_set(warehouse, case, PLAN)
+    assert not warehouse.has("training_set")
+
+
 SO_FAR = TrainingPlan(
     as_of=datetime(2020, 10, 1),
     validate_from=datetime(2020, 6, 1),
@@ -303,7 +314,7 @@ def test_where_labels_so_far_count_the_training_set_holds_cases_that_are_not_mat
 def test_an_immature_case_without_a_label_is_negative_so_far_and_a_mature_one_unknown(waiting, case):
     load(waiting, members(250))
     learn(waiting, "m5", 0, datetime(2020, 8, 1))
-    rows, _ = freeze_training_set(waiting, case, SO_FAR)
+    rows = training_rows(waiting, case, SO_FAR)
     mature = datetime(2020, 4, 1)  # six months before the day, exclusive
     assert rows.filter(pl.col("event_time") < mature)["entity_id"].to_list() == ["m5"]
     assert rows.filter(pl.col("event_time") >= mature)["label"].to_list() == [0] * 91

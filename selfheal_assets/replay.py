@@ -18,7 +18,7 @@ import polars as pl
 
 from selfheal_assets.core import hindsight
 from selfheal_assets.core.changes import Change, changes
-from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
+from selfheal_assets.core.periods import IN_THE_END, chunk_end, chunk_label, chunk_start, midnight
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.definitions import build_definitions
 from selfheal_assets.defs.automation import MONITOR_JOB
@@ -32,7 +32,7 @@ from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import decision_ledger, label_ledger, log_ingestion, replay_state
 from selfheal_assets.stores.applications import require_reference, split_at_go_live
-from selfheal_assets.stores.model_cards import EVERYTHING, card_file
+from selfheal_assets.stores.model_cards import card_file
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.stores.sources import SourceError, read_cases
 
@@ -287,7 +287,8 @@ class Replay:
         first = self.stores.registry.load(1)
         log = log.with_columns(first=pl.Series(first.score(log)))
         labels = self.stores.warehouse.query(
-            "select entity_id, label from labelled_cases(timestamp '9999-01-01') where label is not null"
+            "select entity_id, label from labelled_cases(cast(? as timestamp)) where label is not null",
+            [IN_THE_END],
         )
         every = {s: chunk_end(s, self.period) for s in self.chunks()}
         starts = pl.DataFrame({"chunk": list(every)}).sort("chunk")
@@ -338,7 +339,7 @@ def finish(replay: Replay) -> ReplayResult:
     write_atomically(report, page.encode())
     for version in replay.stores.registry.versions():
         save_card(
-            replay.settings, replay.stores.warehouse, replay.stores.registry, version["version"], EVERYTHING
+            replay.settings, replay.stores.warehouse, replay.stores.registry, version["version"], IN_THE_END
         )
     write_atomically(replay.settings.published / "replay.json", json.dumps(summary) + "\n")
     replay.remember()

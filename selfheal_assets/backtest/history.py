@@ -13,14 +13,12 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core import fingerprint
-from selfheal_assets.core.periods import chunk_end, chunk_start, midnight
+from selfheal_assets.core.periods import IN_THE_END, chunk_end, chunk_start, midnight
 from selfheal_assets.core.simulation import Simulation
 from selfheal_assets.stores.sources import EARLIEST
 from selfheal_assets.stores.tables import create_tables, feature_list
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
-
-IN_THE_END = datetime(9999, 1, 1)
 
 
 @dataclass(frozen=True)

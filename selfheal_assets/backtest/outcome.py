@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from selfheal_assets.backtest.history import IN_THE_END, Known
+from selfheal_assets.backtest.history import Known
 from selfheal_assets.backtest.life import RETRAIN, Done, Life
 from selfheal_assets.backtest.policies import Kind
 from selfheal_assets.core import backtest as frames
@@ -18,7 +18,7 @@ from selfheal_assets.core.backtest_scores import Promotion, Regret, alarm_figure
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.decision import Action
 from selfheal_assets.core.maturity import chunks_in_horizon
-from selfheal_assets.core.periods import chunk_end
+from selfheal_assets.core.periods import IN_THE_END, chunk_end
 from selfheal_assets.core.simulation_scores import AlarmScores, score_alarms
 from selfheal_assets.core.simulation_scores import regret as true_regret
 from selfheal_assets.use_case import UseCase

@@ -9,13 +9,13 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from selfheal_assets.backtest.history import IN_THE_END, Known
+from selfheal_assets.backtest.history import Known
 from selfheal_assets.backtest.kept import Kept, bundle_from_json, bundle_to_json
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.family import Material
 from selfheal_assets.core.maturity import TimingCurve
-from selfheal_assets.core.periods import add_months
+from selfheal_assets.core.periods import IN_THE_END, add_months
 from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.core.selection import choose_challenger, fitted
 from selfheal_assets.core.spec import FamilyName

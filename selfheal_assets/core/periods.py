@@ -6,6 +6,8 @@ from dateutil.relativedelta import relativedelta
 
 from selfheal_assets.core.spec import ChunkPeriod
 
+IN_THE_END = datetime(9999, 1, 1)  # when every label is known
+
 _LENGTH = {
     "day": relativedelta(days=1),
     "week": relativedelta(weeks=1),

@@ -9,21 +9,13 @@ from selfheal_assets.core.backtest import Backtest
 from selfheal_assets.core.periods import chunk_label
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.reports import figures as fig
+from selfheal_assets.reports.decisions import DECISION_MARKS
 from selfheal_assets.reports.page import Figure
 from selfheal_assets.reports.replay_figures import TICKS
 from selfheal_assets.reports.text import UNKNOWN, metric_name, moment, number
 
 HIGHER_IS_BETTER = ("auc", "auc_within", "f1")
 COMPARED = ("auc", "auc_within", "off_balance", "calibration_error", "brier", "log_loss", "f1", "cost")
-MARKS = {
-    "PROMOTE": ("triangle-up", fig.GREEN, "promoted"),
-    "REJECT": ("x", fig.GREY, "refused"),
-    "INCONCLUSIVE": ("circle-open", fig.GREY, "inconclusive"),
-    "ROLL_BACK": ("triangle-down", fig.PURPLE, "rolled back"),
-    "SUPPRESS": ("line-ns-open", fig.GREY, "suppressed"),
-    "HOLD": ("line-ew-open", fig.GREY, "held"),
-    "FIX_DATA": ("diamond-open", fig.PURPLE, "data to be mended"),
-}
 REGRETTED = ("star", fig.VERMILLION, "promoted, and regretted")
 
 
@@ -113,7 +105,7 @@ def level_figure(found: Backtest, lead: str, outcome: str) -> Figure:
 def actions_figure(found: Backtest) -> Figure:
     """What each policy did, one lane for each; regretted promotions have a mark of their own."""
     actions = found.actions.with_columns(bad=pl.col("regretted").fill_null(False))
-    kinds = [(a, False, mark) for a, mark in MARKS.items()] + [("PROMOTE", True, REGRETTED)]
+    kinds = [(a, False, mark) for a, mark in DECISION_MARKS.items()] + [("PROMOTE", True, REGRETTED)]
     traces = []
     for action, bad, (symbol, color, name) in kinds:
         rows = actions.filter((pl.col("action") == action) & (pl.col("bad") == bad))

@@ -6,10 +6,22 @@ Used by every page that tells of decisions; what a decision is, is ``core.decisi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfheal_assets.reports import figures as fig
 from selfheal_assets.reports.page import Column, Entry, Link, Table
 from selfheal_assets.reports.statuses import action_badge, finding_badge
 from selfheal_assets.reports.text import UNKNOWN, check_name, count, interval, is_known, moment, statistic
 
+# How a decision is marked on a line of time: symbol, colour, and the word beside it.
+DECISION_MARKS = {
+    "PROMOTE": ("triangle-up", fig.GREEN, "promoted"),
+    "PENDING": ("hourglass-open", fig.BLUE, "waits for approval"),
+    "REJECT": ("x", fig.VERMILLION, "refused"),
+    "INCONCLUSIVE": ("circle-open", fig.GREY, "inconclusive"),
+    "ROLL_BACK": ("triangle-down", fig.VERMILLION, "rolled back"),
+    "HOLD": ("line-ew-open", fig.GREY, "held"),
+    "SUPPRESS": ("line-ns-open", fig.GREY, "suppressed"),
+    "FIX_DATA": ("diamond-open", fig.VERMILLION, "data to be mended"),
+}
 SHOWN = {"lower", "upper", "rows", "positives"}  # of a gate's evidence, in columns of their own
 
 

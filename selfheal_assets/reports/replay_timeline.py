@@ -9,22 +9,12 @@ import polars as pl
 
 from selfheal_assets.core.decision import WITHHELD, Action
 from selfheal_assets.reports import figures as fig
-from selfheal_assets.reports.decisions import anchor, version
+from selfheal_assets.reports.decisions import DECISION_MARKS, anchor, version
 from selfheal_assets.reports.page import Figure
 from selfheal_assets.reports.replay_figures import chunk_ends, middles, promotions, time_axis, time_margin
 from selfheal_assets.reports.text import UNKNOWN, check_name, moment
 
 TINTS = ("#2372b0", "#1b5687")
-DECISION_MARKS = {
-    "PROMOTE": ("triangle-up", fig.GREEN, "promoted"),
-    "PENDING": ("hourglass-open", fig.BLUE, "waits for approval"),
-    "REJECT": ("x", fig.VERMILLION, "refused"),
-    "INCONCLUSIVE": ("circle-open", fig.GREY, "inconclusive"),
-    "ROLL_BACK": ("triangle-down", fig.VERMILLION, "rolled back"),
-    "HOLD": ("line-ew-open", fig.GREY, "held"),
-    "SUPPRESS": ("line-ns-open", fig.GREY, "suppressed"),
-    "FIX_DATA": ("diamond-open", fig.VERMILLION, "data to be mended"),
-}
 
 
 def timeline_figure(chunks: pl.DataFrame, decisions: pl.DataFrame) -> Figure:

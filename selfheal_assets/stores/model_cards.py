@@ -24,8 +24,6 @@ from selfheal_assets.stores.model_registry import (
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
-EVERYTHING = datetime(9999, 1, 1)  # as known once all labels are in
-
 
 def card_file(version: int) -> str:
     """Name of a version's card, in the folder of the reports."""

@@ -69,7 +69,8 @@ def test_a_requested_answer_is_logged_and_is_no_production(client: TestClient, i
 def test_an_unknown_version_is_404_and_names_the_known(client: TestClient, installation: Installation):
     status, told = problem(client.post("/predict?model_version=99", json=GOOD))
     assert (status, told["type"], told["loc"]) == (404, "unknown_version", ["query", "model_version"])
-    assert told["msg"].endswith(", ".join(map(str, installation.versions)))
+    known = [str(found["version"]) for found in installation.registry.versions()]
+    assert told["msg"].endswith(f"that there are: {', '.join(known)}")
     assert not installation.settings.prediction_log.joinpath("ready").exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from selfheal_assets_tests.bench.crash_log import Crashes
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 def test_a_million_rows_in_small(tmp_path):
@@ -21,7 +21,6 @@ def test_a_million_rows_in_small(tmp_path):
     assert list(tmp_path.iterdir()) == [], "it removes what it wrote"
 
 
-@pytest.mark.long
 def test_estimates_are_held_against_labels():
     command = [sys.executable, "-m", "selfheal_assets_tests.bench.estimators", "--only", "car_loan"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -35,7 +34,6 @@ def test_estimates_are_held_against_labels():
     assert told["nannyml_difference"] is None
 
 
-@pytest.mark.long
 def test_early_harm_in_small():
     command = [sys.executable, "-m", "selfheal_assets_tests.bench.early_harm", "--histories", "1"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -46,7 +44,6 @@ def test_early_harm_in_small():
     assert (told["unchanged_histories"], told["ever_false_alarm"]) == (1, 0)
 
 
-@pytest.mark.long
 def test_what_immature_cohorts_teach_in_one_year():
     command = [sys.executable, "-m", "selfheal_assets_tests.bench.maturity", "--no-full", "--year", "2003"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -62,7 +59,6 @@ def test_what_immature_cohorts_teach_in_one_year():
     assert abs(aware - 1) < abs(matured - 1)
 
 
-@pytest.mark.long
 def test_gates_on_a_few_trials():
     command = [sys.executable, "-m", "selfheal_assets_tests.bench.gates", "--trials", "20"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -85,7 +81,6 @@ def test_alarms_on_a_few_short_histories():
     assert told["ever_false_alarm_nannyml"] == 1 and told["ever_false_alarm_drift"] < 1
 
 
-@pytest.mark.long
 def test_probations_in_small():
     sizes = ["--simulations", "5", "--bad", "4"]
     command = [sys.executable, "-m", "selfheal_assets_tests.bench.rollback", *sizes]

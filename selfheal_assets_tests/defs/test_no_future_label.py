@@ -67,6 +67,7 @@ def test_monitoring_knows_no_label_recorded_later(stores):
         assert_frame_equal(after[name], frame)  # sums may differ in their last digit
 
 
+@pytest.mark.long
 def test_the_same_label_is_used_when_it_was_known(stores):
     before = monitor(stores)
     plant(stores, CHUNK_END - timedelta(seconds=1))

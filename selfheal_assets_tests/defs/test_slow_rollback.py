@@ -24,7 +24,7 @@ from selfheal_assets.stores.model_registry import QUARANTINED
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets_tests import toy
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 ROWS = 10_000
 BEFORE, TURN_BACK, TAKEN_BACK = datetime(2020, 1, 1), datetime(2020, 4, 1), datetime(2020, 7, 1)

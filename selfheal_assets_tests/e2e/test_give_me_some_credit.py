@@ -11,6 +11,7 @@ REAL_FILE = PROJECT.parent / "shared" / "data" / "gmsc.parquet"
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long,
     pytest.mark.skipif(not REAL_FILE.is_file(), reason=f"{REAL_FILE} is not there; its licence is not open"),
 ]
 

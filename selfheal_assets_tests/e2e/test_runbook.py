@@ -15,7 +15,7 @@ from selfheal_assets.stores.log_ingestion import ingest
 from selfheal_assets.stores.prediction_log import PredictionLog, Scorer
 from selfheal_assets_tests.e2e.conftest import README, Installation
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 PLACE = "RUN=data/run/sba_loans TO=backup\n"
 NOW = datetime(2021, 1, 1)

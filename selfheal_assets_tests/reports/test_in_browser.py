@@ -17,6 +17,9 @@ from selfheal_assets_tests.reports.test_credit import view
 
 pytestmark = [pytest.mark.e2e, needs_browser]
 
+# Each report is opened in both by `make test`, its parts in the dark by `make test-long`.
+SCHEMES = pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -37,7 +40,7 @@ def opened(browser: Any, path: Path, scheme: str | None) -> tuple[Any, list[str]
     return page, trouble
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@SCHEMES
 def test_a_chunks_page_is_drawn(browser, drift_report, tmp_path, scheme):
     page, trouble = opened(browser, save_drift_page(drift_report(), tmp_path / "drift.html"), scheme)
     assert page.locator("[data-figure]").count() == 7
@@ -46,7 +49,7 @@ def test_a_chunks_page_is_drawn(browser, drift_report, tmp_path, scheme):
     assert trouble == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@SCHEMES
 def test_the_credit_view_is_drawn(browser, drift_report, tmp_path, scheme):
     path = save_drift_page(drift_report(credit=view()), tmp_path / "drift.html")
     page, trouble = opened(browser, path, scheme)
@@ -56,7 +59,7 @@ def test_the_credit_view_is_drawn(browser, drift_report, tmp_path, scheme):
     assert trouble == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@SCHEMES
 def test_a_replays_page_is_drawn_and_a_mark_leads_to_its_decision(
     browser, chunks, decisions, summary, evidence, tmp_path, scheme
 ):

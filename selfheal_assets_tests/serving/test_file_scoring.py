@@ -322,6 +322,7 @@ def command(settings: Settings, *arguments: str | Path) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(installation: Installation, tmp_path: Path):
     peaks = []
     for batches in (2, 15):

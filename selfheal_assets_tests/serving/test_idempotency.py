@@ -284,7 +284,14 @@ class Told:
         return self._log.read_text(errors="replace")[-4000:]
 
 
-@pytest.mark.parametrize("moment", ["before the promise", "promised", "logged", "kept"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "before the promise",
+        *(pytest.param(m, marks=pytest.mark.long) for m in ("promised", "kept")),
+        "logged",
+    ],
+)
 def test_after_a_crash_at_any_moment_the_next_attempt_agrees_with_the_log(
     installation: Installation, moment: str
 ):

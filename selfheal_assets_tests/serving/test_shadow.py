@@ -160,7 +160,7 @@ def test_a_challenger_scores_the_same_rows_and_changes_no_answer(
     ("misdeed", "told"),
     [
         ("raises", "it cannot score: RuntimeError: no"),
-        ("sleeps", "it did not answer within 10 s"),
+        pytest.param("sleeps", "it did not answer within 10 s", marks=pytest.mark.long),
         ("exits", "its process ended (exit code 3)"),
     ],
 )
@@ -196,6 +196,7 @@ def test_a_killed_shadow_is_started_again_and_goes_on(installation: Installation
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_a_shadow_does_not_outlive_its_server_even_if_it_hangs(installation: Installation, tmp_path: Path):
     with serving(settings_with_shadow(installation, tmp_path, "challenger"), "sleeps") as server:
         answers_of(server)

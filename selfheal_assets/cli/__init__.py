@@ -204,7 +204,8 @@ def score(
     """
     from selfheal_assets.reports.console import reading_progress
     from selfheal_assets.serving import file_scoring
-    from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, scoring_of
+    from selfheal_assets.serving.champion import NoChampion
+    from selfheal_assets.serving.scoring import LogNotDurable, scoring_of
 
     settings, target = read_settings(), output or file_scoring.default_output(file)
     if as_json and str(target) == "-":

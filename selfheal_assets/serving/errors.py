@@ -10,13 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from selfheal_assets.serving.scoring import (
-    LogNotDurable,
-    NoChampion,
-    QuarantinedVersion,
-    UnknownVersion,
-    VersionUnavailable,
-)
+from selfheal_assets.serving.champion import NoChampion
+from selfheal_assets.serving.requested import QuarantinedVersion, UnknownVersion, VersionUnavailable
+from selfheal_assets.serving.scoring import LogNotDurable
 
 SHOWN_ERRORS = 100
 _SHOWN_CHARACTERS = 200

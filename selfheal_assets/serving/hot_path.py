@@ -9,10 +9,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from selfheal_assets.serving import answers
 from selfheal_assets.serving.asgi import problem, replayed, send_json, sentence
+from selfheal_assets.serving.champion import NoChampion
 from selfheal_assets.serving.compiled import CaseDecoder, duplicate_key
 from selfheal_assets.serving.group_commit import GroupCommit
 from selfheal_assets.serving.metrics import Metrics
-from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, ScoringService
+from selfheal_assets.serving.scoring import LogNotDurable, ScoringService
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 

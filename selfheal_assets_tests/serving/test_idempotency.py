@@ -210,13 +210,13 @@ def test_a_key_is_forgotten_after_its_time(installation: Installation, monkeypat
 def test_without_a_champion_a_first_answer_is_still_given_again(installation: Installation):
     with TestClient(create_app(installation.settings)) as client:
         first = ask(client, GOOD, "k")
-    from selfheal_assets.serving.scoring import NoChampion, ScoringService
+    from selfheal_assets.serving.champion import NoChampion, ServedChampion
 
-    def nothing(self: ScoringService) -> None:
+    def nothing(self: ServedChampion) -> None:
         raise NoChampion("none")
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(ScoringService, "champion", property(nothing))
+        patched.setattr(ServedChampion, "model", property(nothing))
         with TestClient(create_app(installation.settings)) as client:
             assert ask(client, GOOD, "new").status_code == 503
             assert ask(client, GOOD, "k").content == first.content

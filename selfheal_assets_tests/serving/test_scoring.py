@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.serving.scoring import LogNotDurable, NoChampion, ScoringService
+from selfheal_assets.serving.champion import NoChampion
+from selfheal_assets.serving.scoring import LogNotDurable, ScoringService
 from selfheal_assets.stores.champion_failures import ChampionFailure, Kind
 from selfheal_assets.stores.prediction_log import PredictionLog
 from selfheal_assets.use_case import UseCase

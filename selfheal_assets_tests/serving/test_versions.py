@@ -10,8 +10,9 @@ from fastapi.testclient import TestClient
 from selfheal_assets.core.encoding import ColumnEncoder
 from selfheal_assets.core.explanation import MAX_REASONS
 from selfheal_assets.serving.app import create_app
-from selfheal_assets.serving.models import Model
-from selfheal_assets.serving.scoring import KEPT_VERSIONS, ScoringService, VersionUnavailable
+from selfheal_assets.serving.models import Model, made_ready
+from selfheal_assets.serving.requested import KEPT_VERSIONS, VersionUnavailable
+from selfheal_assets.serving.scoring import ScoringService
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import log_ingestion
 from selfheal_assets.stores.chunks import serving_version
@@ -146,16 +147,15 @@ def test_a_registry_that_fails_is_told(service: ScoringService, counting: Counti
         service.requested(1)
 
 
-def test_a_version_is_warm_before_it_answers(
-    service: ScoringService, monkeypatch: pytest.MonkeyPatch, registered: Installation
-):
+def test_a_version_is_warm_before_it_answers(monkeypatch: pytest.MonkeyPatch, registered: Installation):
     """Encoder, both ways of scoring and the reasons are tried when it is loaded: no request pays for it."""
-    model = service._ready(Model(1, type(registered.bundles[0]).from_files(registered.bundles[0].to_files())))
+    cold = Model(1, type(registered.bundles[0]).from_files(registered.bundles[0].to_files()))
+    model = made_ready(cold, registered.case)
     assert isinstance(vars(model)["encoder"], ColumnEncoder)
     assert "_model" in vars(model.bundle)
     monkeypatch.setattr(type(model.bundle), "contributions", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        service._ready(model)
+        made_ready(model, registered.case)
 
 
 # --- ?explain ---------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from selfheal_assets.serving.champion import NoChampion
 from selfheal_assets.serving.routes.service import UNAVAILABLE, Service
-from selfheal_assets.serving.scoring import NoChampion, ScoringService
+from selfheal_assets.serving.scoring import ScoringService
 
 
 class Live(BaseModel):

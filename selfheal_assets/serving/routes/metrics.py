@@ -4,8 +4,8 @@ import math
 
 from fastapi import APIRouter, Request, Response
 
+from selfheal_assets.serving.champion import NoChampion
 from selfheal_assets.serving.routes.service import Service
-from selfheal_assets.serving.scoring import NoChampion
 
 
 def metrics_router(service: Service) -> APIRouter:

@@ -16,12 +16,12 @@ import orjson
 from fastapi.exceptions import RequestValidationError
 
 from selfheal_assets.serving import answers
+from selfheal_assets.serving.case_schemas import CaseRequest, case_columns
 from selfheal_assets.serving.champion import NoChampion
 from selfheal_assets.serving.errors import ReusedKey, told
 from selfheal_assets.serving.group_commit import Answered
 from selfheal_assets.serving.grouping import Grouped
 from selfheal_assets.serving.metrics import Metrics
-from selfheal_assets.serving.schemas import CaseRequest, case_columns
 from selfheal_assets.serving.scoring import LogNotDurable, Scored, ScoringService
 from selfheal_assets.stores.answers import AnswerStore, HeldAnswers, Kept
 from selfheal_assets.stores.dead_letters import DeadLetters

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
+from selfheal_assets.serving.case_schemas import CaseRequest, InvalidCase, build_schemas, case_columns
 from selfheal_assets.serving.compiled import CaseDecoder, duplicate_key
-from selfheal_assets.serving.schemas import INT64_MAX, CaseRequest, InvalidCase, build_schemas, case_columns
+from selfheal_assets.serving.schemas import INT64_MAX
 from selfheal_assets.stores.prediction_log import CaseColumns
 from selfheal_assets.use_case import UseCase
 from selfheal_assets_tests.serving.conftest import GOOD, settings_in

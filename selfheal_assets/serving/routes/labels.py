@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 
+from selfheal_assets.serving.label_schemas import LabelBody, LabelIn, LabelsAccepted, LabelStatus, label_rows
 from selfheal_assets.serving.routes.service import Service
-from selfheal_assets.serving.schemas import LabelBody, LabelIn, LabelsAccepted, LabelStatus, label_rows
 from selfheal_assets.stores import label_status
 from selfheal_assets.stores.snapshots import read_rows
 

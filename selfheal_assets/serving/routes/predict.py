@@ -12,10 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from selfheal_assets.core.explanation import MAX_REASONS, reason_texts
 from selfheal_assets.serving import answers
 from selfheal_assets.serving.careful import CarefulRequest, Refused, Row
-from selfheal_assets.serving.group_commit import Answered
-from selfheal_assets.serving.routes.service import UNAVAILABLE, Service
-from selfheal_assets.serving.schemas import (
-    MAX_ROWS,
+from selfheal_assets.serving.case_schemas import (
     CaseRequest,
     InvalidCase,
     PartialBatch,
@@ -24,6 +21,9 @@ from selfheal_assets.serving.schemas import (
     build_schemas,
     case_columns,
 )
+from selfheal_assets.serving.group_commit import Answered
+from selfheal_assets.serving.routes.service import UNAVAILABLE, Service
+from selfheal_assets.serving.schemas import MAX_ROWS
 from selfheal_assets.stores.prediction_log import CaseColumns
 
 INT32_MAX = 2**31 - 1  # as the log keeps versions

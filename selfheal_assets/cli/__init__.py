@@ -19,7 +19,7 @@ import typer
 from selfheal_assets.cli import backtest, cards, data, decisions, keys, promotion, simulate, status
 from selfheal_assets.cli.plainly import told_plainly
 from selfheal_assets.settings import Settings, SettingsError, prepare_environment, read_settings
-from selfheal_assets.stores.segments import Durability
+from selfheal_assets.stores.segment_writer import Durability
 
 if TYPE_CHECKING:
     from selfheal_assets.replay import Replay

@@ -30,7 +30,7 @@ from selfheal_assets.stores.dead_letters import DeadLetters
 from selfheal_assets.stores.label_log import LabelLog
 from selfheal_assets.stores.model_registry import ModelRegistry
 from selfheal_assets.stores.prediction_log import PredictionLog
-from selfheal_assets.stores.segments import Durability
+from selfheal_assets.stores.segment_writer import Durability
 
 LOOKS_PER_SHADOW = 5  # who scores in shadow is asked for less often than the champion: nobody waits for it
 logger = logging.getLogger(__name__)

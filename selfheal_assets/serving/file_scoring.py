@@ -19,8 +19,9 @@ from selfheal_assets.core.spec import Feature, FeatureType
 from selfheal_assets.serving.answers import UNSEEN
 from selfheal_assets.serving.schemas import FLOAT32_MAX, TEXT_LENGTH
 from selfheal_assets.serving.scoring import ScoringService
-from selfheal_assets.stores.case_files import ROW, STDOUT, CaseFile, DeadLetters, RawBatch, ResultFile
+from selfheal_assets.stores.case_files import ROW, CaseFile, RawBatch
 from selfheal_assets.stores.prediction_log import with_ids
+from selfheal_assets.stores.result_files import STDOUT, DeadLetters, ResultFile
 from selfheal_assets.stores.sources import SourceError
 from selfheal_assets.use_case import UseCase
 

@@ -27,7 +27,7 @@ from selfheal_assets.stores.prediction_log import (
     case_columns,
     group_line,
 )
-from selfheal_assets.stores.segments import Durability
+from selfheal_assets.stores.segment_writer import Durability
 from selfheal_assets.use_case import UseCase
 
 
@@ -111,7 +111,7 @@ class ScoringService:
 
     @property
     def durability(self) -> str:
-        """What an answer waits for, see ``segments.Durability``."""
+        """What an answer waits for, see ``segment_writer.Durability``."""
         return self._log.durability.value
 
     @property

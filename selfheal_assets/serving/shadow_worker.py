@@ -27,7 +27,7 @@ import orjson
 from selfheal_assets.core.bundle import BOOSTER_FILE, SPEC_FILE, Bundle
 from selfheal_assets.core.encoding import ColumnEncoder
 from selfheal_assets.stores.prediction_log import Role, Scorer, rescored
-from selfheal_assets.stores.segments import Durability, SegmentWriter
+from selfheal_assets.stores.segment_writer import Durability, SegmentWriter
 
 BUNDLE_FILES = (BOOSTER_FILE, SPEC_FILE)
 _LENGTH = struct.Struct(">I")

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from selfheal_assets.stores.segments import Durability
+from selfheal_assets.stores.segment_writer import Durability
 
 FILE = "answers.sqlite"
 _PRUNE_EVERY = timedelta(minutes=1)

@@ -13,7 +13,8 @@ from typing import Any
 import orjson
 import polars as pl
 
-from selfheal_assets.stores.segments import Durability, SegmentWriter, damaged, read_lines
+from selfheal_assets.stores.segment_writer import Durability, SegmentWriter
+from selfheal_assets.stores.segments import damaged, read_lines
 
 COLUMNS = {
     "prediction_id": pl.String,

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import polars as pl
 
-from selfheal_assets.stores.segments import Durability, SegmentWriter
+from selfheal_assets.stores.segment_writer import Durability, SegmentWriter
 
 SCHEMA_VERSION = 2
 SHADOW_MARK = "~"

@@ -19,7 +19,7 @@ import typer
 
 from selfheal_assets.stores.log_ingestion import ingest
 from selfheal_assets.stores.prediction_log import CaseColumns, PredictionLog, Scorer, case_columns
-from selfheal_assets.stores.segments import Durability
+from selfheal_assets.stores.segment_writer import Durability
 from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets_tests.bench import report

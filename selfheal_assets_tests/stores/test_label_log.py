@@ -135,7 +135,7 @@ def test_a_segment_of_another_schema_is_named(folder):
     segment = sealed(folder, [label("a")])
     from selfheal_assets.stores import segments as segment_files
 
-    lines = [segment_files.framed(b'{"schema":9,"rows":1,"labels":{}}'), segment_files._seal(1, 0)]
+    lines = [segment_files.framed(b'{"schema":9,"rows":1,"labels":{}}'), segment_files.seal_line(1, 0)]
     segment.write_bytes(b"".join(lines))
     with pytest.raises(DamagedSegment, match="schema 9, this version reads 1"):
         read_segment(segment)

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 
 from selfheal_assets.stores.log_ingestion import read_segment
 from selfheal_assets.stores.prediction_log import PredictionLog, Scorer
-from selfheal_assets.stores.segments import (
-    DamagedSegment,
-    Durability,
-    SegmentWriter,
-    adopt_abandoned,
-    read_lines,
-    segments,
-)
+from selfheal_assets.stores.segment_writer import Durability, SegmentWriter
+from selfheal_assets.stores.segments import DamagedSegment, adopt_abandoned, read_lines, segments
 from selfheal_assets_tests.stores.conftest import DAY, members
 
 pytestmark = pytest.mark.integration

@@ -23,6 +23,7 @@ from selfheal_assets.defs.resources import (
     table_metadata,
 )
 from selfheal_assets.defs.soundness import held
+from selfheal_assets.serving.servability import TRIALS
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.applications import load_history
 
@@ -90,6 +91,7 @@ def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.Resource
     plan, champion = _plan(stores, as_of)
     if held(context, stores, plan):
         return
+    TRIALS.start()  # the gates' process: its imports take seconds, and go on while this one fits
     started = time.perf_counter()
     recalibrate = context.run.tags.get(REMEDY_TAG) == Remedy.recalibrate.value
     preferred = "recalibrated" if recalibrate else None

@@ -46,8 +46,9 @@ def build_dbt_assets(settings: Settings, partitions_def: dg.PartitionsDefinition
         with stores.warehouse.shared():
             if models:  # checks alone judge what was built, at the time it was built for
                 tables.set_clock(stores.warehouse, stores.case, as_of_of(context, stores))
-            stand = standing.among(models, stores.warehouse.is_kept)
-            built = project.build(_names(manifest, {*models, *checks}), views=not stand)
+            chosen, stand = {*models, *checks}, standing.among(models, stores.warehouse.is_kept)
+            left = chosen - {result.unique_id for result in stand}
+            built = project.build(_names(manifest, chosen), views=not stand) if left else []
             results = standing.joined(stand, built)
             rows = dict(stores.warehouse.query(_ROWS).iter_rows())
         yield from _events(results, models, checks, rows)

@@ -1,10 +1,11 @@
 """Labels joined to predictions: the dbt project's models as assets, its tests as checks.
 
 Keys, dependencies and descriptions come from dbt's manifest; what a model computes is in ``dbt_project``. dbt
-runs in process, a tenth of the cost of its command line, while the warehouse is locked and closed.
+runs in process, a tenth of the cost of its command line, while the warehouse is locked.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from graphlib import TopologicalSorter
 from typing import Any
 
 import dagster as dg
@@ -13,7 +14,7 @@ from selfheal_assets.defs.check_catalogue import described_test
 from selfheal_assets.defs.resources import Stores, as_of_of
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import tables
-from selfheal_assets.stores.dbt_project import DbtProject, NodeResult
+from selfheal_assets.stores.dbt_project import STANDING, DbtProject, NodeResult
 
 _UNIQUE_ID = "dagster_dbt/unique_id"
 _NO_ASSETS = frozenset({dg.AssetKey("clock"), dg.AssetKey("reference_cells")})
@@ -31,6 +32,7 @@ def build_dbt_assets(settings: Settings, partitions_def: dg.PartitionsDefinition
 
     project = DbtProject(settings.project / "dbt_project", settings.root / "dbt", settings.warehouse_path)
     manifest = project.manifest()
+    standing = StandingViews(manifest)
 
     @dbt_assets(
         manifest=manifest,
@@ -41,14 +43,46 @@ def build_dbt_assets(settings: Settings, partitions_def: dg.PartitionsDefinition
     )
     def dbt_models(context: dg.AssetExecutionContext, stores: dg.ResourceParam[Stores]) -> Iterator[Any]:
         models, checks = _selected(context)
-        with stores.warehouse.locked():
+        with stores.warehouse.shared():
             if models:  # checks alone judge what was built, at the time it was built for
                 tables.set_clock(stores.warehouse, stores.case, as_of_of(context, stores))
-            results = project.build(_names(manifest, {*models, *checks}))
+            chosen, stand = {*models, *checks}, standing.among(models, stores.warehouse.is_kept)
+            left = chosen - {result.unique_id for result in stand}
+            built = project.build(_names(manifest, chosen), views=not stand) if left else []
+            results = standing.joined(stand, built)
             rows = dict(stores.warehouse.query(_ROWS).iter_rows())
         yield from _events(results, models, checks, rows)
 
     return dbt_models
+
+
+class StandingViews:
+    """The views that this process has built and that therefore need not be built again.
+
+    Only where the process keeps the warehouse to itself, as a replay does: else another one could have replaced them
+    by those of another version.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any]) -> None:
+        nodes = manifest["nodes"].items()
+        self._views = {name for name, node in nodes if node["config"]["materialized"] == STANDING}
+        self._built: set[str] = set()
+        after = {name: node["depends_on"]["nodes"] for name, node in nodes}
+        self._order = {name: place for place, name in enumerate(TopologicalSorter(after).static_order())}
+
+    def among(self, models: Collection[str], alone: bool) -> list[NodeResult]:
+        """The chosen models that stand already, as results; none, unless all chosen views do."""
+        chosen = self._views.intersection(models)
+        if not alone or not chosen <= self._built:
+            return []
+        return [NodeResult(name, "success", "", None, 0.0, None) for name in sorted(chosen)]
+
+    def joined(self, stand: list[NodeResult], built: list[NodeResult]) -> list[NodeResult]:
+        """What stands and what was built, each after what it is made of; nothing stands on what failed."""
+        self._built |= {r.unique_id for r in built if r.status == "success"} & self._views
+        if not stand or any(r.status in ("error", "skipped") for r in built):
+            return built
+        return sorted([*stand, *built], key=lambda result: self._order[result.unique_id])
 
 
 def _translator() -> Any:

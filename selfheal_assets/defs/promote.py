@@ -118,7 +118,7 @@ def promotion_decision(context: Context, stores: StoresParam) -> dg.MaterializeR
     A rerun over the same challenger, champion, data and policy records nothing new. Where the policy asks for
     approval, PENDING stands in place of PROMOTE.
     """
-    TRIALS.start()  # its imports take seconds
+    TRIALS.start()  # where shadow_models has not, in another process: its imports take seconds
     version, challenger = challenger_of(stores)
     champion = follow_ledger(stores)[1]
     decision, results = decision_of(stores, version, challenger, champion, stores.case.policy.gates)

@@ -23,6 +23,7 @@ from selfheal_assets.defs.resources import (
     table_metadata,
 )
 from selfheal_assets.defs.soundness import held
+from selfheal_assets.serving.servability import TRIALS
 from selfheal_assets.stores import cases
 from selfheal_assets.stores.applications import load_history
 
@@ -38,12 +39,11 @@ def _plan(stores: Stores, as_of: datetime) -> tuple[TrainingPlan, Bundle | None]
     return plan_training(as_of, case.label, case.training, champion, case.reference, newest), champion
 
 
-def _material(stores: Stores, as_of: datetime) -> Material:
+def _material(stores: Stores, plan: TrainingPlan, champion: Bundle | None) -> Material:
     """The frozen training set, with all else that the family learns from."""
-    plan, champion = _plan(stores, as_of)
     case = stores.case
     rows, name = cases.frozen_training_set(stores.warehouse, case, plan)
-    curve = cases.timing_curve(stores.warehouse, case, as_of)
+    curve = cases.timing_curve(stores.warehouse, case, plan.as_of)
     return Material(rows, plan, case.features, case.training, case.name, name, curve, champion)
 
 
@@ -88,12 +88,14 @@ def shadow_models(context: Context, stores: StoresParam, mlflow_run: dg.Resource
     """
     load_history(stores.warehouse, stores.settings)
     as_of = as_of_of(context, stores)
-    if held(context, stores, _plan(stores, as_of)[0]):
+    plan, champion = _plan(stores, as_of)
+    if held(context, stores, plan):
         return
+    TRIALS.start()  # the gates' process: its imports take seconds, and go on while this one fits
     started = time.perf_counter()
     recalibrate = context.run.tags.get(REMEDY_TAG) == Remedy.recalibrate.value
     preferred = "recalibrated" if recalibrate else None
-    choice = choose_challenger(_material(stores, as_of), context.log.info, preferred)
+    choice = choose_challenger(_material(stores, plan, champion), context.log.info, preferred)
     bundle = choice.bundle
     losses = {f"validation_log_loss.{t.member}": t.loss for t in choice.trials if t.loss is not None}
     version = stores.registry.register(bundle, losses, mlflow_run.active_run().info.run_id)

@@ -14,13 +14,13 @@ def held(context: Context, stores: Stores, plan: TrainingPlan) -> str:
     The first to find it records FIX_DATA; the run is tagged, so that it starts no cooldown.
     """
     kept, policy = kept_training_set(stores.warehouse, stores.case), stores.case.policy.soundness
-    evidence = training_evidence(stores.warehouse, stores.case, plan, kept)
     if (
         kept
         and (kept.known_at, kept.until) == (plan.as_of, plan.evaluate_from)
         and _is_as_frozen(stores, plan)
     ):
         return ""
+    evidence = training_evidence(stores.warehouse, stores.case, plan, kept)
     faults = training_faults(evidence, policy)
     if not faults:
         return ""

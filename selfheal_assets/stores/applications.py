@@ -13,7 +13,6 @@ from selfheal_assets.core import fingerprint
 from selfheal_assets.core.periods import midnight
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores.sources import Cases, SourceError, read_cases, source_path
-from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse, one, replace_rows
 from selfheal_assets.use_case import UseCase
 
@@ -67,14 +66,13 @@ def require_reference(case: UseCase, history: Cases) -> None:
 
 
 def load_history(warehouse: Warehouse, settings: Settings) -> HistoryLoad:
-    """Make sure that the warehouse holds the history of the source as it is now.
+    """Make sure that the warehouse, which has its tables, holds the history of the source as it is now.
 
     A label that the source dates in the future is a prognosis, not a record, and is left out.
 
     Raises:
         SourceError, InvalidRows: the source is missing or a row is invalid; nothing is loaded then.
     """
-    create_tables(warehouse, settings.case)
     name = _fingerprint(settings)
     with warehouse.write() as connection:
         known = one(connection, "select fingerprint, row_count from sources where name = ?", [HISTORY])

@@ -27,6 +27,7 @@ _QUIETLY = (
     "--cache-selected-only",
 )  # fmt: skip
 
+STANDING = "standing_view"  # a materialization of the project's own: the view is the same after every build
 _BUSY_S = 30
 
 
@@ -95,18 +96,24 @@ class DbtProject:
                     os.replace(self.work / "target" / "manifest.json", path)
         return orjson.loads(path.read_bytes())
 
-    def build(self, names: Sequence[str] = ()) -> list[NodeResult]:
+    def build(self, names: Sequence[str] = (), views: bool = True) -> list[NodeResult]:
         """Build models and run tests, in the order of their dependencies.
 
         Args:
             names: dbt's fully qualified names, joined by dots: these and nothing else; all, if empty.
+            views: without them what is materialized as a standing view is left as it is: for who knows that it
+                stands.
 
         Raises:
             DbtFailed: dbt did not come so far as to build. What fails in building is in the results.
         """
         with self._alone():
             manifest = self._parsed or self._parse()
-            chosen = ("--select", *names, "--indirect-selection", "empty") if names else ()
+            chosen = ("--select", *names) if names else ()
+            if not views:
+                chosen = (*chosen, "--exclude", f"config.materialized:{STANDING}")
+            if chosen:
+                chosen = (*chosen, "--indirect-selection", "empty")
             done = self._invoke(["build", "--no-write-json", *chosen], manifest, str(self.warehouse))
         return [_result(node) for node in done.results]
 

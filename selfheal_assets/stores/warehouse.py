@@ -80,6 +80,24 @@ class Warehouse:
             os.close(self._lock)
             self._lock = None
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether lock and connection are kept between operations: nobody else changes anything in between."""
+        return self._keep
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold the writer's lock while other code of this process, dbt, opens the file with the same settings.
+
+        A connection that is kept open stays so: DuckDB gives both the same database, and nothing is written out
+        and read again in between.
+        """
+        if self._keep:
+            yield
+            return
+        with self.locked():
+            yield
+
     def _acquire(self) -> int:
         deadline = time.monotonic() + self.timeout_s
         descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o644)

@@ -297,6 +297,29 @@ def test_a_part_of_the_models_can_be_built_alone(loop):
     assert {check.asset_key for check in result.get_asset_check_evaluations()} == set(chosen)
 
 
+def test_who_keeps_the_warehouse_builds_a_view_once_and_materializes_it_each_time(loop):
+    stores, _ = loop
+    remark = "select comment from duckdb_views() where view_name = 'fct_swap_set'"
+    with stores.warehouse.kept_open():
+        first = build(loop)
+        with stores.warehouse.write() as kept:
+            kept.execute("comment on view fct_swap_set is 'ours'")  # which goes when a view is replaced
+        log(stores, ("a", YOUNG))
+        second = build(loop)
+        with stores.warehouse.write() as connection:
+            assert connection is kept, "dbt needs no closing"
+        assert stores.warehouse.query(remark).item() == "ours", "it was built again"
+        alone = build(loop, selection=[dg.AssetKey("fct_ranking")])
+    assert second.success and built_by(second).keys() == built_by(first).keys() >= set(CREDIT_MARTS)
+    assert built_by(second)["fct_labelled_predictions"] == 1, "a table is built each time"
+    assert alone.success and built_by(alone).keys() == {"fct_ranking"}
+    assert len(second.get_asset_check_evaluations()) == len(first.get_asset_check_evaluations()) > 0
+    assert build(loop).success
+    assert stores.warehouse.query("from fct_swap_set").columns != ["ours"], (
+        "another process may have been here"
+    )
+
+
 def test_a_check_alone_judges_what_was_built(loop):
     stores, _ = loop
     assert build(loop).success

@@ -10,6 +10,7 @@ from selfheal_assets.core.plan import TrainingPlan
 from selfheal_assets.settings import Settings
 from selfheal_assets.stores import cases, label_ledger
 from selfheal_assets.stores.applications import load_history
+from selfheal_assets.stores.tables import create_tables
 from selfheal_assets.stores.warehouse import Warehouse
 
 AS_OF = datetime(2021, 1, 1)
@@ -34,6 +35,7 @@ def loaded(tmp_path):
     (tmp_path / "toy.yaml").write_text(USE_CASE)
     settings = Settings(use_case=str(tmp_path / "toy.yaml"), home=tmp_path / "run", project=tmp_path)
     warehouse = Warehouse(settings.warehouse_path, settings.published)
+    create_tables(warehouse, settings.case)
     load_history(warehouse, settings)
     return warehouse, settings.case
 

@@ -1,11 +1,14 @@
 """The warehouse: one writer at a time, transactions that a kill cannot tear, snapshots that are never half."""
 
 import time
+from contextlib import nullcontext
 from datetime import datetime
+from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 
 from selfheal_assets.stores.snapshots import read_rows
@@ -228,6 +231,24 @@ def test_locked_closes_the_file_but_keeps_others_out(one):
         assert rows(one) == [(2,), (3,)]
         with pytest.raises(WarehouseBusy):
             impatient(one).query("select 1")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_shared_lets_other_code_of_this_process_open_the_file_and_nobody_else(one, kept):
+    profiles = Path(__file__).parents[2] / "dbt_project" / "profiles.yml"
+    options = yaml.safe_load(profiles.read_text())["selfheal"]["outputs"]["warehouse"]["config_options"]
+    with one.kept_open() if kept else nullcontext():
+        one.replace("t", pl.DataFrame({"a": [2]}))
+        with one.write() as before:
+            pass
+        with one.shared():
+            with duckdb.connect(str(one.path), config=options) as dbt:
+                dbt.execute("insert into t values (3)")
+            with pytest.raises(WarehouseBusy):
+                impatient(one).query("select 1")
+        assert rows(one) == [(2,), (3,)]
+        with one.write() as after:
+            assert (after is before) == kept == one.is_kept
 
 
 def test_asking_for_a_table_makes_no_file(tmp_path):

@@ -87,4 +87,4 @@ def test_a_picture_of_chunks_of_which_nothing_is_known_yet_is_drawn():
     health = pl.DataFrame(
         {"label": ["Q1", "Q2"], "realized_auc": [None, None], "failed_checks": ["", "x"], **figures}
     )
-    assert "data:image/svg+xml;base64," in timeline_markdown(health)
+    assert "data:image/png;base64," in timeline_markdown(health)

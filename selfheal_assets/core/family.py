@@ -19,10 +19,13 @@ from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
 from selfheal_assets.core.encoding import encode, learn_vocabulary
 from selfheal_assets.core.fitting import Candidate
 from selfheal_assets.core.hazard import Lives
+from selfheal_assets.core.level import fit_recalibrator
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
 from selfheal_assets.core.spec import FamilyName, Feature, Training
+
+FitCalibrator = Callable[[np.ndarray, np.ndarray, np.ndarray], Calibrator]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,20 @@ class Material:
         """The same, with the validation months left out."""
         return replace(self, plan=self.plan.without_validation, calibrated=False)
 
+    def level_rows(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The newest of some rows (by time), which say how high chances are now.
+
+        Those of the last ``training.validation_months`` that may be learned from; earlier ones too where fewer than
+        ``training.level_positives`` are positive so far since then.
+        """
+        start = add_months(self.plan.validate_until, -self.training.validation_months)
+        positives = rows.filter(pl.col("label") == 1)["event_time"]
+        if rows.filter(pl.col("event_time") >= start)["label"].sum() < self.training.level_positives:
+            start = (
+                positives[-min(self.training.level_positives, len(positives))] if len(positives) else start
+            )
+        return rows.filter(pl.col("event_time") >= start)
+
     def so_far(self, rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Of some rows: whether they are positive so far (0/1), and the share F(age) that is due by now."""
         lives = self.lives(rows)
@@ -88,8 +105,9 @@ def recent_window(material: Material) -> Bundle:
 
 
 def _of_window(material: Material, name: str, start: datetime) -> Bundle:
-    m = material
-    return fitting.fit_bundle(
+    m, newest = material, material.level_rows(material.plan.unlearned(material.rows))
+    fresh = newest["label"].sum() >= m.training.min_positives
+    bundle = fitting.fit_bundle(
         m.rows,
         Candidate(name, start),
         m.plan,
@@ -97,7 +115,26 @@ def _of_window(material: Material, name: str, start: datetime) -> Bundle:
         m.training,
         m.use_case,
         m.fingerprint,
-        m.calibrated,
+        m.calibrated and not fresh,
+    )
+    return _levelled(bundle, newest, m) if m.calibrated and fresh else bundle
+
+
+def _levelled(
+    bundle: Bundle,
+    rows: pl.DataFrame,
+    material: Material,
+    fit: FitCalibrator = fitting.fit_partial_calibrator,
+) -> Bundle:
+    """The bundle with calibrator and threshold of rows that its booster has not seen, by their labels so far."""
+    positive, due = material.so_far(rows)
+    margin = bundle.margins(rows)
+    calibrator = fit(margin, positive, due)
+    return replace(
+        bundle,
+        calibrator=calibrator,
+        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
+        trained_until=material.plan.validate_until,
     )
 
 
@@ -133,7 +170,9 @@ def maturity_aware(material: Material) -> Bundle:
         held, margin = fitting.held_out_margins(matrix, positive, m.training, pool, folds, soft, weight)
         booster = whole.result()
     positive, due, weight = positive[held], due[held], weight[held]
-    calibrator = fitting.fit_partial_calibrator(margin, positive, due, weight)
+    newest = m.level_rows(drawn[held])["event_time"][0]
+    recent = drawn["event_time"].to_numpy()[held] >= np.datetime64(newest)
+    calibrator = fitting.fit_partial_calibrator(margin[recent], positive[recent], due[recent], weight[recent])
     return Bundle(
         use_case=m.use_case,
         features=m.features,
@@ -156,22 +195,15 @@ def recalibrated(material: Material) -> Bundle:
     if champion is None:
         raise NotEnoughData("recalibrated: there is no champion yet")
     rows = m.plan.learnable(m.rows).filter(pl.col("event_time") >= champion.trained_until)
-    positive, due = m.so_far(rows)
+    positive, _ = m.so_far(rows)
     if positive.sum() < m.training.min_positives:
         raise NotEnoughData(
             f"recalibrated: {int(positive.sum())} positives among {rows.height} cases from "
             f"{champion.trained_until:%Y-%m-%d}, where the champion's training ends, to "
             f"{m.plan.validate_until:%Y-%m-%d}; training.min_positives asks for {m.training.min_positives}"
         )
-    margin = replace(champion, calibrator=Calibrator()).log_odds(
-        encode(rows, champion.features, champion.vocabulary)
-    )
-    calibrator = fitting.fit_partial_calibrator(margin, positive, due)
     return replace(
-        champion,
-        calibrator=calibrator,
-        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
-        trained_until=m.plan.validate_until,
+        _levelled(champion, m.level_rows(rows), m, fit_recalibrator),
         reference=_unseen_reference(m.plan, champion),
         training_fingerprint=m.fingerprint,
         candidate="recalibrated",

@@ -212,7 +212,8 @@ class Training(Spec):
     (``maturity_aware``); the champion's booster with a new calibrator and threshold (``recalibrated``).
     ``gate_months``: where labels so far are evidence, that many of the newest months are the gates' and learned
     by nobody; more, back to the newest matured cases, where fewer than ``gate_positives`` are positive so far in
-    them. ``parallel_fits`` bounds how many models are fitted side by side, each with one thread and a copy of its
+    them; their level is of the validation months, which for that reach back until ``level_positives`` are positive so
+    far. ``parallel_fits`` bounds how many models are fitted side by side, each with one thread and a copy of its
     rows.
     """
 
@@ -224,6 +225,7 @@ class Training(Spec):
     validation_months: Months = 6
     gate_months: Months = 12
     gate_positives: Annotated[int, Field(ge=0)] = 100
+    level_positives: Annotated[int, Field(ge=1)] = 400
     hazard: Hazard = Hazard()
     folds: Annotated[int, Field(ge=2, le=50)] = 3
     min_positives: Annotated[int, Field(ge=5)] = 30

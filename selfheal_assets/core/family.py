@@ -19,7 +19,7 @@ from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
 from selfheal_assets.core.encoding import encode, learn_vocabulary
 from selfheal_assets.core.fitting import Candidate
 from selfheal_assets.core.hazard import Lives
-from selfheal_assets.core.level import fit_recalibrator
+from selfheal_assets.core.level import fit_recalibrator, timing_shift
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
@@ -76,6 +76,19 @@ class Material:
             )
         return rows.filter(pl.col("event_time") >= start)
 
+    def timing_explains(self, rows: pl.DataFrame, before: np.ndarray, after: np.ndarray) -> bool:
+        """Whether a level fell as positives come later than they used to, or rose as they come earlier.
+
+        Then it is not known to have moved: a delayed report looks like a case that does well. ``before`` and
+        ``after`` are probabilities.
+        """
+        lives = self.lives(rows)
+        shift = timing_shift(lives.turned[lives.positive], lives.age[lives.positive], self.curve)
+        return (
+            bool(shift < 0) == bool(after.mean() > before.mean())
+            and abs(shift) > self.training.max_timing_errors
+        )
+
     def so_far(self, rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Of some rows: whether they are positive so far (0/1), and the share F(age) that is due by now."""
         lives = self.lives(rows)
@@ -107,17 +120,13 @@ def recent_window(material: Material) -> Bundle:
 def _of_window(material: Material, name: str, start: datetime) -> Bundle:
     m, newest = material, material.level_rows(material.plan.unlearned(material.rows))
     fresh = newest["label"].sum() >= m.training.min_positives
-    bundle = fitting.fit_bundle(
-        m.rows,
-        Candidate(name, start),
-        m.plan,
-        m.features,
-        m.training,
-        m.use_case,
-        m.fingerprint,
-        m.calibrated and not fresh,
-    )
-    return _levelled(bundle, newest, m) if m.calibrated and fresh else bundle
+    window = (m.rows, Candidate(name, start), m.plan, m.features, m.training, m.use_case, m.fingerprint)
+    if not (m.calibrated and fresh):
+        return fitting.fit_bundle(*window, m.calibrated)
+    bundle = fitting.fit_bundle(*window, calibrated=False)
+    levelled = _levelled(bundle, newest, m)
+    doubtful = m.timing_explains(newest, bundle.score(newest), levelled.score(newest))
+    return fitting.fit_bundle(*window) if doubtful else levelled
 
 
 def _levelled(
@@ -170,9 +179,12 @@ def maturity_aware(material: Material) -> Bundle:
         held, margin = fitting.held_out_margins(matrix, positive, m.training, pool, folds, soft, weight)
         booster = whole.result()
     positive, due, weight = positive[held], due[held], weight[held]
-    newest = m.level_rows(drawn[held])["event_time"][0]
-    recent = drawn["event_time"].to_numpy()[held] >= np.datetime64(newest)
-    calibrator = fitting.fit_partial_calibrator(margin[recent], positive[recent], due[recent], weight[recent])
+    calibrator = fitting.fit_partial_calibrator(margin, positive, due, weight)
+    newest = m.level_rows(drawn[held])
+    n = len(margin) - newest.height  # rows are in the order of time
+    recent = fitting.fit_partial_calibrator(margin[n:], positive[n:], due[n:], weight[n:])
+    if not m.timing_explains(newest, calibrator(margin[n:]), recent(margin[n:])):
+        calibrator = recent
     return Bundle(
         use_case=m.use_case,
         features=m.features,
@@ -202,8 +214,15 @@ def recalibrated(material: Material) -> Bundle:
             f"{champion.trained_until:%Y-%m-%d}, where the champion's training ends, to "
             f"{m.plan.validate_until:%Y-%m-%d}; training.min_positives asks for {m.training.min_positives}"
         )
+    newest = m.level_rows(rows)
+    levelled = _levelled(champion, newest, m, fit_recalibrator)
+    if m.plan.immature_until and m.timing_explains(newest, champion.score(newest), levelled.score(newest)):
+        raise NotEnoughData(
+            "recalibrated: positives so far become known at other ages than the matured ones did, which alone would "
+            "move the level as they do (training.max_timing_errors)"
+        )
     return replace(
-        _levelled(champion, m.level_rows(rows), m, fit_recalibrator),
+        levelled,
         reference=_unseen_reference(m.plan, champion),
         training_fingerprint=m.fingerprint,
         candidate="recalibrated",

@@ -7,10 +7,26 @@ import numpy as np
 
 from selfheal_assets.core.bundle import Calibrator
 from selfheal_assets.core.fitting import fit_partial_calibrator
-from selfheal_assets.core.maturity import log_losses_so_far
+from selfheal_assets.core.maturity import TimingCurve, log_losses_so_far
 from selfheal_assets.core.spec import Training
 
 _FLAT = 0.05  # slope of a calibrator that leaves nothing of the scores but their order and their mean level
+
+
+def timing_shift(turned: np.ndarray, age: np.ndarray, curve: TimingCurve) -> float:
+    """By how many standard errors positives so far became known later (above 0) or earlier than the curve says.
+
+    Of a case that is positive by its age a, F(t) / F(a) is uniform, t being when it became known: whatever the level
+    is, and whoever scores high.
+
+    Args:
+        turned: ages in days at which positives became known, at most ``age``.
+        age: of the same cases.
+        curve: F.
+    """
+    due = curve.known_by(age)
+    place = curve.known_by(turned)[due > 0] / due[due > 0]
+    return float((place.mean() - 0.5) * np.sqrt(12 * len(place))) if len(place) else 0.0
 
 
 def fit_recalibrator(margin: np.ndarray, positive_so_far: np.ndarray, due: np.ndarray) -> Calibrator:

@@ -163,6 +163,34 @@ def test_every_members_level_is_that_of_the_newest_cases_that_may_be_learned_fro
     assert found.score(rows.filter(later)).mean() == pytest.approx(p[later].mean(), rel=0.12)
 
 
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.__name__)
+def test_labels_that_come_later_are_not_taken_for_a_level_that_fell(member):
+    """Reports of the validation months' cases come 90 days late, so that many are lacking by their ages."""
+    rows, p = with_level(0.0)
+    delayed = pl.when(pl.col("event_time") >= PLAN.validate_from).then(90).otherwise(0)
+    late = pl.col("positive_age_days") + delayed
+    known = late <= (pl.lit(AS_OF) - pl.col("event_time")).dt.total_seconds() / 86400
+    late_rows = rows.with_columns(
+        label=pl.when(known).then(pl.col("label")).otherwise(0).cast(pl.Int8),
+        positive_age_days=pl.when(known).then(late),
+    )
+    quick = TRAINING.model_copy(update={"level_positives": 100})
+    doubting, trusting = (
+        member(material(late_rows, training=quick.model_copy(update={"max_timing_errors": z})))
+        for z in (3, 1e9)
+    )
+    assert trusting.score(rows).mean() < 0.85 * p.mean()
+    assert doubting.score(rows).mean() == pytest.approx(p.mean(), rel=0.12)
+
+
+def test_a_recalibration_that_late_labels_could_explain_is_not_made(champion):
+    late = ROWS.with_columns(pl.col("positive_age_days").sqrt() * HORIZON**0.5)
+    known = pl.col("positive_age_days") <= (pl.lit(AS_OF) - pl.col("event_time")).dt.total_seconds() / 86400
+    late = late.with_columns(label=pl.when(known).then(pl.col("label")).otherwise(0).cast(pl.Int8))
+    with pytest.raises(NotEnoughData, match="become known at other ages than the matured ones"):
+        family.recalibrated(material(late, champion=champion))
+
+
 def test_the_level_reaches_back_until_enough_positives_are_known():
     m = material()
     newest = m.level_rows(m.rows)

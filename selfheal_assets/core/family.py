@@ -77,17 +77,15 @@ class Material:
         return rows.filter(pl.col("event_time") >= start)
 
     def timing_explains(self, rows: pl.DataFrame, before: np.ndarray, after: np.ndarray) -> bool:
-        """Whether a level fell as positives come later than they used to, or rose as they come earlier.
+        """Whether a level fell while positives come at other ages than they used to, or rose as they come earlier.
 
-        Then it is not known to have moved: a delayed report looks like a case that does well. ``before`` and
-        ``after`` are probabilities.
+        Then it is not known to have moved: a report that is delayed, or not there yet, looks like a case that does
+        well. ``before`` and ``after`` are probabilities.
         """
         lives = self.lives(rows)
         shift = timing_shift(lives.turned[lives.positive], lives.age[lives.positive], self.curve)
-        return (
-            bool(shift < 0) == bool(after.mean() > before.mean())
-            and abs(shift) > self.training.max_timing_errors
-        )
+        rose = bool(after.mean() > before.mean())
+        return max(-shift, 0.0 if rose else shift) > self.training.max_timing_errors
 
     def so_far(self, rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Of some rows: whether they are positive so far (0/1), and the share F(age) that is due by now."""

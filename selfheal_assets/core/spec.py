@@ -213,9 +213,9 @@ class Training(Spec):
     ``gate_months``: where labels so far are evidence, that many of the newest months are the gates' and learned
     by nobody; more, back to the newest matured cases, where fewer than ``gate_positives`` are positive so far in
     them; their level is of the validation months, which for that reach back until ``level_positives`` are positive so
-    far. A level that fell is not taken over while positives become known later than the matured ones did by more than
-    ``max_timing_errors`` standard errors, nor one that rose while they do earlier. ``parallel_fits`` bounds how many
-    models are fitted side by side, each with one thread and a copy of its rows.
+    far. A level that fell is not taken over while these became known at other ages than the matured ones did, by more
+    than ``max_timing_errors`` standard errors, nor one that rose while they do earlier. ``parallel_fits`` bounds how
+    many models are fitted side by side, each with one thread and a copy of its rows.
     """
 
     family: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = (

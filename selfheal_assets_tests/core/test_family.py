@@ -191,6 +191,23 @@ def test_a_recalibration_that_late_labels_could_explain_is_not_made(champion):
         family.recalibrated(material(late, champion=champion))
 
 
+def test_reports_that_stopped_are_not_taken_for_a_level_that_fell():
+    rows, p = with_level(0.0)
+    became = pl.col("event_time") + pl.duration(days=pl.col("positive_age_days").ceil())
+    told = became < AS_OF - timedelta(days=90)
+    silent = rows.with_columns(
+        label=pl.when(told).then(pl.col("label")).otherwise(0).cast(pl.Int8),
+        positive_age_days=pl.when(told).then(pl.col("positive_age_days")),
+    )
+    quick = TRAINING.model_copy(update={"level_positives": 100})
+    doubting, trusting = (
+        family.full_history(material(silent, training=quick.model_copy(update={"max_timing_errors": z})))
+        for z in (3, 1e9)
+    )
+    assert trusting.score(rows).mean() < 0.85 * p.mean()
+    assert doubting.score(rows).mean() == pytest.approx(p.mean(), rel=0.12)
+
+
 def test_the_level_reaches_back_until_enough_positives_are_known():
     m = material()
     newest = m.level_rows(m.rows)

@@ -88,6 +88,10 @@ class Bundle:
         """Calibrated log odds (float64, shape (rows,)) of an encoded matrix; see :meth:`score_matrix`."""
         return self.calibrator.log_odds(self._margin(matrix))
 
+    def margins(self, frame: pl.DataFrame) -> np.ndarray:
+        """Log odds before calibration (float64, shape (rows,)) of a frame that holds the features by name."""
+        return self._margin(encode(frame, self.features, self.vocabulary)).astype(np.float64)
+
     def _margin(self, matrix: np.ndarray) -> np.ndarray:
         return self._model.inplace_predict(matrix, predict_type="margin")
 

@@ -19,10 +19,13 @@ from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
 from selfheal_assets.core.encoding import encode, learn_vocabulary
 from selfheal_assets.core.fitting import Candidate
 from selfheal_assets.core.hazard import Lives
+from selfheal_assets.core.level import fit_recalibrator, timing_shift
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
 from selfheal_assets.core.spec import FamilyName, Feature, Training
+
+FitCalibrator = Callable[[np.ndarray, np.ndarray, np.ndarray], Calibrator]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,36 @@ class Material:
         """The same, with the validation months left out."""
         return replace(self, plan=self.plan.without_validation, calibrated=False)
 
+    @property
+    def level_is_newest(self) -> bool:
+        """Whether ``training.level`` asks for the newest labels so far; with matured evidence there are none."""
+        return self.plan.immature_until is not None and self.training.level == "newest"
+
+    def level_rows(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The newest of some rows (by time), which say how high chances are now.
+
+        Those of the last ``training.validation_months`` that may be learned from; earlier ones too where fewer than
+        ``training.level_positives`` are positive so far since then.
+        """
+        start = add_months(self.plan.validate_until, -self.training.validation_months)
+        positives = rows.filter(pl.col("label") == 1)["event_time"]
+        if rows.filter(pl.col("event_time") >= start)["label"].sum() < self.training.level_positives:
+            start = (
+                positives[-min(self.training.level_positives, len(positives))] if len(positives) else start
+            )
+        return rows.filter(pl.col("event_time") >= start)
+
+    def timing_explains(self, rows: pl.DataFrame, before: np.ndarray, after: np.ndarray) -> bool:
+        """Whether a level fell while positives come at other ages than they used to, or rose as they come earlier.
+
+        Then it is not known to have moved: a report that is delayed, or not there yet, looks like a case that does
+        well. ``before`` and ``after`` are probabilities.
+        """
+        lives = self.lives(rows)
+        shift = timing_shift(lives.turned[lives.positive], lives.age[lives.positive], self.curve)
+        rose = bool(after.mean() > before.mean())
+        return max(-shift, 0.0 if rose else shift) > self.training.max_timing_errors
+
     def so_far(self, rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Of some rows: whether they are positive so far (0/1), and the share F(age) that is due by now."""
         lives = self.lives(rows)
@@ -88,17 +121,45 @@ def recent_window(material: Material) -> Bundle:
 
 
 def _of_window(material: Material, name: str, start: datetime) -> Bundle:
-    m = material
-    return fitting.fit_bundle(
-        m.rows,
-        Candidate(name, start),
-        m.plan,
-        m.features,
-        m.training,
-        m.use_case,
-        m.fingerprint,
-        m.calibrated,
+    m, newest = material, material.level_rows(material.plan.unlearned(material.rows))
+    fresh = newest["label"].sum() >= m.training.min_positives
+    window = (m.rows, Candidate(name, start), m.plan, m.features, m.training, m.use_case, m.fingerprint)
+    if not (m.level_is_newest and m.calibrated and fresh):
+        return fitting.fit_bundle(*window, m.calibrated)
+    bundle = fitting.fit_bundle(*window, calibrated=False)
+    levelled = _levelled(bundle, newest, m)
+    doubtful = m.timing_explains(newest, bundle.score(newest), levelled.score(newest))
+    return fitting.fit_bundle(*window) if doubtful else levelled
+
+
+def _levelled(
+    bundle: Bundle,
+    rows: pl.DataFrame,
+    material: Material,
+    fit: FitCalibrator = fitting.fit_partial_calibrator,
+) -> Bundle:
+    """The bundle with calibrator and threshold of rows that its booster has not seen, by their labels so far."""
+    positive, due = material.so_far(rows)
+    margin = bundle.margins(rows)
+    calibrator = fit(margin, positive, due)
+    return replace(
+        bundle,
+        calibrator=calibrator,
+        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
+        trained_until=material.plan.validate_until,
     )
+
+
+def _levelled_anew(champion: Bundle, rows: pl.DataFrame, material: Material) -> Bundle:
+    """The champion at the level of the newest of some rows."""
+    newest = material.level_rows(rows)
+    levelled = _levelled(champion, newest, material, fit_recalibrator)
+    if material.timing_explains(newest, champion.score(newest), levelled.score(newest)):
+        raise NotEnoughData(
+            "recalibrated: positives so far become known at other ages than the matured ones did, which alone would "
+            "move the level as they do (training.max_timing_errors)"
+        )
+    return levelled
 
 
 def maturity_aware(material: Material) -> Bundle:
@@ -134,6 +195,12 @@ def maturity_aware(material: Material) -> Bundle:
         booster = whole.result()
     positive, due, weight = positive[held], due[held], weight[held]
     calibrator = fitting.fit_partial_calibrator(margin, positive, due, weight)
+    if m.level_is_newest:
+        newest = m.level_rows(drawn[held])
+        n = len(margin) - newest.height  # rows are in the order of time
+        recent = fitting.fit_partial_calibrator(margin[n:], positive[n:], due[n:], weight[n:])
+        if not m.timing_explains(newest, calibrator(margin[n:]), recent(margin[n:])):
+            calibrator = recent
     return Bundle(
         use_case=m.use_case,
         features=m.features,
@@ -156,22 +223,15 @@ def recalibrated(material: Material) -> Bundle:
     if champion is None:
         raise NotEnoughData("recalibrated: there is no champion yet")
     rows = m.plan.learnable(m.rows).filter(pl.col("event_time") >= champion.trained_until)
-    positive, due = m.so_far(rows)
+    positive, _ = m.so_far(rows)
     if positive.sum() < m.training.min_positives:
         raise NotEnoughData(
             f"recalibrated: {int(positive.sum())} positives among {rows.height} cases from "
             f"{champion.trained_until:%Y-%m-%d}, where the champion's training ends, to "
             f"{m.plan.validate_until:%Y-%m-%d}; training.min_positives asks for {m.training.min_positives}"
         )
-    margin = replace(champion, calibrator=Calibrator()).log_odds(
-        encode(rows, champion.features, champion.vocabulary)
-    )
-    calibrator = fitting.fit_partial_calibrator(margin, positive, due)
     return replace(
-        champion,
-        calibrator=calibrator,
-        threshold=fitting.threshold_so_far(calibrator(margin), positive, due),
-        trained_until=m.plan.validate_until,
+        _levelled_anew(champion, rows, m) if m.level_is_newest else _levelled(champion, rows, m),
         reference=_unseen_reference(m.plan, champion),
         training_fingerprint=m.fingerprint,
         candidate="recalibrated",

@@ -120,13 +120,17 @@ def _further_labels(seen: Comparison, policy: GatePolicy) -> tuple[float | None,
 
 
 def ranking(inputs: GateInputs, policy: GatePolicy) -> GateResult:
-    """The challenger itself ranks better than chance: being better than one that ranks backwards is not enough."""
+    """The challenger itself ranks better than chance, as to be better than one that ranks backwards is not enough; or
+    each case as the champion does: refusing a better level would keep the same ranking."""
     seen = compared(inputs, "roc_auc")
     if seen is None:
         return missing("ranking", "ROC AUC of the challenger")
     so_far = " so far" if policy.evidence == "partial" else ""
     reason = f"the challenger's ROC AUC{so_far} {seen.challenger:.4f} (above {CHANCE})"
-    return judge("ranking", seen.challenger > CHANCE, reason, seen.challenger, CHANCE, rows=seen.rows)
+    ok = seen.challenger > CHANCE
+    if not ok and seen.lower == seen.upper == 0:
+        ok, reason = True, f"{reason}, and that of the champion, which ranks each case alike"
+    return judge("ranking", ok, reason, seen.challenger, CHANCE, rows=seen.rows)
 
 
 def calibration(inputs: GateInputs, policy: GatePolicy) -> GateResult:

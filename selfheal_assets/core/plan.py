@@ -69,6 +69,11 @@ class TrainingPlan:
         time, until = pl.col("event_time"), self.immature_until or self.evaluate_from
         return rows.filter((time < self.evaluate_from) | ((time >= self.evaluate_until) & (time < until)))
 
+    def unlearned(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The immature rows that may be learned from, which boosters of matured labels have not seen; may be none."""
+        time, until = pl.col("event_time"), self.immature_until or self.evaluate_until
+        return rows.filter((time >= self.evaluate_until) & (time < until))
+
     def validation(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows of the validation months; none of the reference."""
         time = pl.col("event_time")

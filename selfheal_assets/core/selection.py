@@ -9,6 +9,7 @@ import numpy as np
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.family import MEMBERS, Material
 from selfheal_assets.core.fitting import load_learners
+from selfheal_assets.core.level import level_losses
 from selfheal_assets.core.maturity import log_losses_so_far
 from selfheal_assets.core.plan import NotEnoughData
 from selfheal_assets.core.spec import FamilyName
@@ -56,14 +57,20 @@ def fitted(member: FamilyName, material: Material) -> Bundle:
 def validate(material: Material, member: FamilyName, fit: Fit = fitted) -> Trial:
     """Fit a member without the validation months and measure it on them; where it cannot be measured, say why.
 
-    Boosters of matured labels are compared without the calibrators that out-of-fold scores would give them: four
-    times as many fits. Where the level is the point, a calibrator is fitted (:class:`family.Material`).
+    Where the level is that of the newest labels so far (``training.level``), at the level of these months, out of
+    fold; the champion that is to be recalibrated as it is, so none of them may be among what it has learned. Else as
+    the boosters are: out-of-fold scores for a calibrator would take four times as many fits.
     """
     rows = material.plan.validation(material.rows)
     if rows.is_empty():
         return Trial(member, None, f"{member}: no case in the validation months, {_months(material)}")
+    recalibrates = material.champion if member == "recalibrated" and material.level_is_newest else None
+    if recalibrates and recalibrates.trained_until > material.plan.validate_from:
+        until = f"{recalibrates.trained_until:%Y-%m-%d}"
+        why = f"{member}: the champion has learned from cases up to {until}, within the validation months"
+        return Trial(member, None, f"{why}, {_months(material)}")
     try:
-        bundle = fit(member, material.without_validation)
+        bundle = recalibrates or fit(member, material.without_validation)
     except NotEnoughData as error:
         return Trial(member, None, str(error))
     positive, due = material.so_far(rows)
@@ -72,6 +79,12 @@ def validate(material: Material, member: FamilyName, fit: Fit = fitted) -> Trial
             member,
             None,
             f"{member}: none of {rows.height} validation cases, {_months(material)}, is positive so far",
+        )
+    if material.level_is_newest and positive.sum() >= material.training.min_positives:
+        return Trial(
+            member,
+            level_losses(bundle.margins(rows), positive, due, material.training, recalibrates is not None),
+            "",
         )
     return Trial(member, log_losses_so_far(bundle.score(rows), positive, due), "")
 

@@ -212,8 +212,11 @@ class Training(Spec):
     (``maturity_aware``); the champion's booster with a new calibrator and threshold (``recalibrated``).
     ``gate_months``: where labels so far are evidence, that many of the newest months are the gates' and learned
     by nobody; more, back to the newest matured cases, where fewer than ``gate_positives`` are positive so far in
-    them. ``parallel_fits`` bounds how many models are fitted side by side, each with one thread and a copy of its
-    rows.
+    them. ``level``: whether a model's level is then that of all cases it learned from (``history``), or of the
+    validation months (``newest``), which for that reach back until ``level_positives`` are positive so far. A level
+    that fell is not taken over while these became known at other ages than the matured ones did, by more than
+    ``max_timing_errors`` standard errors, nor one that rose while they do earlier. ``parallel_fits`` bounds how many
+    models are fitted side by side, each with one thread and a copy of its rows.
     """
 
     family: Annotated[tuple[FamilyName, ...], Field(min_length=1)] = (
@@ -224,6 +227,9 @@ class Training(Spec):
     validation_months: Months = 6
     gate_months: Months = 12
     gate_positives: Annotated[int, Field(ge=0)] = 100
+    level: Literal["newest", "history"] = "newest"
+    level_positives: Annotated[int, Field(ge=1)] = 400
+    max_timing_errors: Annotated[float, Field(gt=0)] = 3.0
     hazard: Hazard = Hazard()
     folds: Annotated[int, Field(ge=2, le=50)] = 3
     min_positives: Annotated[int, Field(ge=5)] = 30

@@ -12,6 +12,7 @@ from selfheal_assets.core import family
 from selfheal_assets.core.encoding import encode
 from selfheal_assets.core.family import Material
 from selfheal_assets.core.maturity import TimingCurve
+from selfheal_assets.core.metrics import log_loss
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan, plan_of
 from selfheal_assets.core.spec import Hazard
 from selfheal_assets_tests.core.generated import FEATURES, QUICK, START, aging
@@ -58,8 +59,10 @@ def later() -> pl.DataFrame:
 
 def test_a_relation_that_turned_is_learned_from_cohorts_that_are_not_mature(aware, later):
     matured = family.full_history(material())
-    auc = {b.candidate: roc_auc_score(later["label"], b.score(later)) for b in (aware, matured)}
+    auc = {b.candidate: roc_auc_score(later["label"], b.margins(later)) for b in (aware, matured)}
     assert auc["maturity_aware"] > 0.6 > 0.4 > auc["full_history"]
+    assert aware.calibrator.keeps_the_ranking
+    assert not matured.calibrator.keeps_the_ranking, "and its gates are told so"
 
 
 def test_the_level_is_that_of_the_horizon_not_of_the_labels_so_far(aware, later):
@@ -135,18 +138,104 @@ def champion():
     return family.full_history(material(plan=replace(early, immature_until=None)))
 
 
-def test_the_recalibrated_champion_keeps_its_booster_and_meets_the_new_level(champion):
-    """Where the level has risen and the ranking holds: positives three times as frequent from the turn on."""
+def with_level(rise: float, since: datetime = START) -> tuple[pl.DataFrame, np.ndarray]:
+    """A history whose ranking holds, with log odds that rise by so much at a time; its cases' chances."""
     rng = np.random.default_rng(9)
     calm = aging(12_000, 3, START, AS_OF, HORIZON)
     spread = rng.uniform(0, HORIZON, calm.height)
-    p = 1 / (1 + np.exp(-(np.log(calm["chance"] / (1 - calm["chance"])).to_numpy() + 1)))
+    risen = np.where(calm["event_time"] >= since, rise, 0.0)
+    p = 1 / (1 + np.exp(-(np.log(calm["chance"] / (1 - calm["chance"])).to_numpy() + risen)))
     age = (pl.lit(AS_OF) - pl.col("event_time")).dt.total_seconds() / 86400
     positive = (rng.uniform(size=calm.height) < p) & (spread < calm.select(age).to_series().to_numpy())
-    risen = calm.with_columns(
+    rows = calm.with_columns(
         label=pl.Series(positive.astype(np.int8)),
         positive_age_days=pl.Series(np.where(positive, spread, np.nan)).fill_nan(None),
     )
+    return rows, p
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.__name__)
+def test_every_members_level_is_that_of_the_newest_cases_that_may_be_learned_from(member):
+    """Risen in the validation months: nothing that is matured knows of it."""
+    rows, p = with_level(1.2, PLAN.validate_from)
+    later = (rows["event_time"] >= PLAN.immature_until).to_numpy()
+    found = member(material(rows, training=TRAINING.model_copy(update={"level_positives": 100})))
+    assert found.score(rows.filter(later)).mean() == pytest.approx(p[later].mean(), rel=0.12)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.__name__)
+def test_labels_that_come_later_are_not_taken_for_a_level_that_fell(member):
+    """Reports of the validation months' cases come 90 days late, so that many are lacking by their ages."""
+    rows, p = with_level(0.0)
+    delayed = pl.when(pl.col("event_time") >= PLAN.validate_from).then(90).otherwise(0)
+    late = pl.col("positive_age_days") + delayed
+    known = late <= (pl.lit(AS_OF) - pl.col("event_time")).dt.total_seconds() / 86400
+    late_rows = rows.with_columns(
+        label=pl.when(known).then(pl.col("label")).otherwise(0).cast(pl.Int8),
+        positive_age_days=pl.when(known).then(late),
+    )
+    quick = TRAINING.model_copy(update={"level_positives": 100})
+    doubting, trusting = (
+        member(material(late_rows, training=quick.model_copy(update={"max_timing_errors": z})))
+        for z in (3, 1e9)
+    )
+    assert trusting.score(rows).mean() < 0.85 * p.mean()
+    assert doubting.score(rows).mean() == pytest.approx(p.mean(), rel=0.12)
+
+
+def test_a_recalibration_that_late_labels_could_explain_is_not_made(champion):
+    late = ROWS.with_columns(pl.col("positive_age_days").sqrt() * HORIZON**0.5)
+    known = pl.col("positive_age_days") <= (pl.lit(AS_OF) - pl.col("event_time")).dt.total_seconds() / 86400
+    late = late.with_columns(label=pl.when(known).then(pl.col("label")).otherwise(0).cast(pl.Int8))
+    with pytest.raises(NotEnoughData, match="become known at other ages than the matured ones"):
+        family.recalibrated(material(late, champion=champion))
+
+
+def test_reports_that_stopped_are_not_taken_for_a_level_that_fell():
+    rows, p = with_level(0.0)
+    became = pl.col("event_time") + pl.duration(days=pl.col("positive_age_days").ceil())
+    told = became < AS_OF - timedelta(days=90)
+    silent = rows.with_columns(
+        label=pl.when(told).then(pl.col("label")).otherwise(0).cast(pl.Int8),
+        positive_age_days=pl.when(told).then(pl.col("positive_age_days")),
+    )
+    quick = TRAINING.model_copy(update={"level_positives": 100})
+    doubting, trusting = (
+        family.full_history(material(silent, training=quick.model_copy(update={"max_timing_errors": z})))
+        for z in (3, 1e9)
+    )
+    assert trusting.score(rows).mean() < 0.85 * p.mean()
+    assert doubting.score(rows).mean() == pytest.approx(p.mean(), rel=0.12)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.__name__)
+def test_a_use_case_may_keep_the_level_of_its_history(member):
+    """Risen in the validation months: the level stays behind, between what it was and what it is."""
+    rows, p = with_level(1.2, PLAN.validate_from)
+    later = (rows["event_time"] >= PLAN.immature_until).to_numpy()
+    kept = TRAINING.model_copy(update={"level_positives": 100, "level": "history"})
+    assert member(material(rows, training=kept)).score(rows.filter(later)).mean() < 0.85 * p[later].mean()
+
+
+def test_the_level_reaches_back_until_enough_positives_are_known():
+    m = material()
+    newest = m.level_rows(m.rows)
+    assert (
+        newest["event_time"].min() < PLAN.validate_from
+        and newest["label"].sum() == m.training.level_positives
+    )
+    few = replace(m, training=m.training.model_copy(update={"level_positives": 1, "validation_months": 5}))
+    assert (
+        PLAN.validate_from
+        <= few.level_rows(m.rows)["event_time"].min()
+        < PLAN.validate_from + timedelta(days=3)
+    )
+    assert few.level_rows(m.rows.clear()).is_empty()
+
+
+def test_the_recalibrated_champion_keeps_its_booster_and_meets_the_new_level(champion):
+    """Where the level has risen and the ranking holds: positives three times as frequent."""
+    risen, p = with_level(1.0)
     found = family.recalibrated(material(risen, champion=champion))
     assert (found.booster, found.vocabulary) == (champion.booster, champion.vocabulary)
     assert (found.candidate, found.trained_until) == ("recalibrated", PLAN.immature_until)
@@ -168,6 +257,16 @@ def test_only_cases_that_the_champion_has_not_seen_recalibrate_it(champion):
         family.recalibrated(material(champion=late))
     with pytest.raises(NotEnoughData, match="there is no champion yet"):
         family.recalibrated(material())
+
+
+def test_a_champion_that_ranks_backwards_is_flattened_to_the_level_and_not_turned_round(champion, later):
+    found = family.recalibrated(material(champion=champion))
+    assert roc_auc_score(later["label"], later_scores := found.score(later)) < 0.5
+    assert later_scores.std() < 0.05 and later_scores.mean() == pytest.approx(
+        later["chance"].mean(), rel=0.12
+    )
+    lost = [log_loss(later["label"].to_numpy(), b.score(later)) for b in (champion, found)]
+    assert lost[1] < lost[0] - 0.05
 
 
 def test_no_reference_of_a_recalibrated_champion_is_one_that_its_booster_learned_from(champion):
@@ -195,7 +294,10 @@ def test_with_matured_labels_alone_immature_rows_are_not_used(champion):
 
 def test_the_recent_window_is_as_long_as_the_policy_says_and_ends_with_the_matured():
     bundle = family.recent_window(material())
-    assert (bundle.trained_from, bundle.trained_until) == (datetime(2019, 10, 1), PLAN.evaluate_from)
+    assert (bundle.trained_from, bundle.trained_until) == (datetime(2019, 10, 1), PLAN.immature_until)
+    early = pl.col("event_time") < PLAN.evaluate_from
+    matured = family.recent_window(material(ROWS.filter(early)))
+    assert matured.trained_until == PLAN.evaluate_from and matured.booster == bundle.booster
     long = TRAINING.model_copy(update={"recent_months": 33})
     with pytest.raises(
         NotEnoughData, match=r"the history begins on 2018-01-01, within training\.recent_months = 33"

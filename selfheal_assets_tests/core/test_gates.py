@@ -74,6 +74,13 @@ def test_better_than_a_champion_that_ranks_backwards_is_not_enough(auc, verdict)
     assert verdicts(inputs)["ranking"] is verdict
 
 
+def test_a_champion_that_ranks_backwards_may_be_given_another_level():
+    """It ranks each case as before, so that refusing it would not mend the ranking."""
+    alike = replace(AUC, champion=0.45, challenger=0.45, lower=0.0, upper=0.0)
+    inputs = replace(GOOD, overall={"f1": F1, "roc_auc": alike, "brier": BRIER})
+    assert verdicts(inputs)["ranking"] is PASS
+
+
 def test_good_evidence_passes_every_gate():
     assert verdicts(GOOD) == dict.fromkeys(GATES, PASS)
     action, reason = decide(evaluate_gates(GOOD, POLICY))

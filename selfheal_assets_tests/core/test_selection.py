@@ -162,7 +162,27 @@ def test_young_validation_cases_favour_nobody_who_says_too_little():
 def test_a_champion_that_has_seen_the_validation_months_is_not_measured_on_them():
     champion = replace(MEMBERS["full_history"](material()), trained_until=datetime(2021, 6, 1))
     trial = validate(material(champion=champion), "recalibrated")
-    assert trial.loss is None and "recalibrated: 0 positives among 0 cases from 2021-06-01" in trial.reason
+    assert trial.loss is None and "the champion has learned from cases up to 2021-06-01" in trial.reason
+
+
+def test_members_are_compared_at_the_level_of_the_months_that_they_are_compared_on():
+    """A champion whose level is far off, and whose ranking is right, loses no more than the same at its level."""
+    champion = MEMBERS["maturity_aware"](material())
+    champion = replace(champion, trained_until=datetime(2021, 4, 1))
+    off = replace(
+        champion, calibrator=replace(champion.calibrator, intercept=champion.calibrator.intercept - 2)
+    )
+    found = [validate(material(champion=b), "recalibrated").loss for b in (champion, off)]
+    assert found[0] is not None and found[0] == pytest.approx(found[1], abs=1e-9)
+
+
+def test_with_the_level_of_the_history_members_are_compared_as_they_are():
+    made = material()
+    kept = replace(made, training=made.training.model_copy(update={"level": "history"}))
+    bundle = MEMBERS["full_history"](kept.without_validation)
+    off = replace(bundle, calibrator=replace(bundle.calibrator, intercept=bundle.calibrator.intercept - 2))
+    found = [validate(kept, "full_history", lambda *_, b=b: b).loss for b in (bundle, off)]
+    assert found[0] is not None and found[1] is not None and found[1] > found[0] + 0.01
 
 
 def test_progress_is_told():

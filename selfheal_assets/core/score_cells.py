@@ -67,6 +67,11 @@ class ScoreCells:
         knots[self._nth_in_bucket, self.bucket_of_knots] = self.knots
         return knots
 
+    def of(self, scores: np.ndarray) -> np.ndarray:
+        """The cell of each finite score (int64, of its shape)."""
+        bucket = np.clip(np.floor((scores - self.low) * self.per_unit), 0, SCORE_BUCKETS - 1).astype(np.int64)
+        return self.first_cell[bucket] + (scores > self.knots_in_bucket[:, bucket]).sum(axis=0)
+
     @cached_property
     def piece(self) -> np.ndarray:
         """For each cell, how many knots lie below it: the piece of the calibration that holds there."""

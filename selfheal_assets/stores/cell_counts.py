@@ -48,38 +48,8 @@ def extremes(
 
 def has_outside(column: FeatureProfile, found: Extremes) -> bool:
     """Whether a number has a value outside the reference's range, or NaN."""
-    (low, high), (least, most) = _ends(column), found[column.name]
+    (low, high), (least, most) = ends(column), found[column.name]
     return least is not None and most is not None and not low <= least <= most <= high
-
-
-def counts_together(
-    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[FeatureProfile], slices: Slices
-) -> dict[str, pl.DataFrame]:
-    """What :func:`count_number` and :func:`count_values` count first, of all columns at once.
-
-    A query has its price, which for a small source is most of what counting costs; a large one is better counted
-    column by column, in less memory.
-    """
-    kinds = (
-        ([c for c in columns if is_by_cell(c)], _CELL_KEYS, _CELL_SUMS),
-        ([c for c in columns if not c.numeric], ('"at"',), "count(*) n"),
-        ([c for c in columns if c.numeric and c.by_value], ('"at"',), "count(*) n"),
-    )
-    found = {}
-    for chosen, keys, sums in kinds:
-        if not chosen:
-            continue
-        rows = [
-            _cell_rows(source, c, slices) if is_by_cell(c) else _value_rows(source, c, slices) for c in chosen
-        ]
-        numbered = " union all ".join(f"select {i}::integer col, * from ({r})" for i, r in enumerate(rows))
-        query = f"""select {slices.columns}, col, {", ".join(keys)}, {sums} from ({numbered})
-            group by {slices.group_by("col", *keys)}"""
-        counted = connection.sql(query).pl()
-        by_column = counted.partition_by("col", as_dict=True, include_key=False)
-        nothing = counted.head(0).drop("col")
-        found |= {c.name: by_column.get((i,), nothing) for i, c in enumerate(chosen)}
-    return found
 
 
 _CELL_KEYS = ("together",)
@@ -97,7 +67,6 @@ def count_number(
     column: FeatureProfile,
     slices: Slices,
     outside: bool,
-    inside: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Rows of a number by cell of its grid; null is not counted.
 
@@ -107,7 +76,6 @@ def count_number(
         column: the number.
         slices: how to divide the rows.
         outside: whether there are values outside the reference's range, or NaN: :func:`has_outside`.
-        inside: the column's part of :func:`counts_together`, if it was asked for.
 
     Returns:
         ``k``, ``segment``; ``place``, one of this module's codes; ``at``, a cell of ``Grid.edges``, −1 below the
@@ -117,13 +85,11 @@ def count_number(
     Raises:
         RuntimeError: the database put a value into a cell that does not hold it; that is an error of this module.
     """
-    if inside is None and not _errs(connection, source, column):
-        inside = _fetched(connection, _inside_query(source, column, slices))
-    cells = None if inside is None else _cells(inside, column)
-    if inside is None or cells is None:
-        inside = _fetched(connection, _inside_query(source, column, slices, exact=True))
-        cells = _cells(inside, column)
-    if cells is None:
+    for exact in (False, True) if not _errs(connection, source, column) else (True,):
+        inside = connection.sql(_inside_query(source, column, slices, exact)).pl()
+        if (cells := _cells(inside, column)) is not None:
+            break
+    else:
         raise RuntimeError(f"{column.name}: the database put values into cells that do not hold them")
     within = [
         pl.Series("at", cells, dtype=pl.Int32),
@@ -152,7 +118,7 @@ def _merged(counted: pl.DataFrame, cells: list[str]) -> pl.DataFrame:
     return counted.group_by(cells).agg(sums).select(counted.columns)
 
 
-def _ends(column: FeatureProfile) -> tuple[float, float]:
+def ends(column: FeatureProfile) -> tuple[float, float]:
     """The reference's range; every finite number, where the reference has none."""
     if column.grid is None:
         return -sys.float_info.max, sys.float_info.max
@@ -171,7 +137,7 @@ def _cell_rows(source: str, column: FeatureProfile, slices: Slices, exact: bool 
     The three are one number, ``together``, which :func:`_apart` takes apart: two keys less to group by take a fifth
     less time. As whole numbers below 2⁵³ they lose nothing as a DOUBLE.
     """
-    low, high = (number(end) for end in _ends(column))
+    low, high = (number(end) for end in ends(column))
     grid, together = column.grid, "0e0"
     if grid is not None and not column.is_constant:
         fine, coarse = (_cell(grid, n, exact) for n in (grid.fine, grid.coarse))
@@ -205,7 +171,7 @@ def _cell(grid: Grid, cells: int, exact: bool) -> str:
 
 
 def _outside_query(source: str, column: FeatureProfile, slices: Slices) -> str:
-    low, high = (number(end) for end in _ends(column))
+    low, high = (number(end) for end in ends(column))
     above = 1 if column.grid is None or column.is_constant else len(column.grid.edges) - 1
     return f"""
         select {slices.columns}, place, case place when {BELOW} then -1 else {above} end::integer "at",
@@ -245,35 +211,25 @@ def _held(cell: np.ndarray, low: np.ndarray, high: np.ndarray, edges: np.ndarray
 
 
 def count_values(
-    connection: duckdb.DuckDBPyConnection,
-    source: str,
-    column: FeatureProfile,
-    slices: Slices,
-    counted: pl.DataFrame | None = None,
+    connection: duckdb.DuckDBPyConnection, source: str, column: FeatureProfile, slices: Slices
 ) -> pl.DataFrame:
     """Rows of a column by value, null included; columns as of :func:`count_number`, ``at`` being f64 or String."""
-    if counted is None:
-        counted = _fetched(connection, _values_query(source, column, slices))
+    return placed(connection.sql(_values_query(source, column, slices)).pl(), column, slices)
+
+
+def placed(counted: pl.DataFrame, column: FeatureProfile, slices: Slices) -> pl.DataFrame:
+    """Rows ``n`` by value ``at`` and slice, with where each value lies, as :func:`count_values` returns them."""
     at, n, grid = pl.col("at"), pl.col("n"), column.grid
     if not column.numeric or grid is None:
         place = pl.when(at.is_null()).then(MISSING).otherwise(WITHIN)
         blank = pl.lit(None, pl.Float64)
-        placed = counted.with_columns(place=place, low=blank, high=blank, gap=blank)
+        known = counted.with_columns(place=place, low=blank, high=blank, gap=blank)
     else:
         place = pl.when(at.is_null() | at.is_nan()).then(MISSING).when(at.is_infinite()).then(INFINITE)
         place = place.when(at < grid.low).then(BELOW).when(at > grid.high).then(ABOVE).otherwise(WITHIN)
         gap = pl.max_horizontal(grid.low - at, at - grid.high) * n
-        placed = counted.with_columns(place=place, low=at, high=at, gap=gap)
-    return slices.labelled(placed, ["place", "at"], ["n", "gap"])
-
-
-def _fetched(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame:
-    return connection.sql(query).pl()
-
-
-def _value_rows(source: str, column: FeatureProfile, slices: Slices) -> str:
-    kind = "double" if column.numeric else "varchar"
-    return f'select {slices.select}, {name(column.name)}::{kind} "at" from {source}'
+        known = counted.with_columns(place=place, low=at, high=at, gap=gap)
+    return slices.labelled(known, ["place", "at"], ["n", "gap"])
 
 
 def _values_query(source: str, column: FeatureProfile, slices: Slices) -> str:

@@ -2,8 +2,9 @@
 
 A *source* is what may stand after FROM: a table, a view, or a query in brackets. Its columns are the features by
 their names and, where scores are monitored, ``probability`` and ``prediction`` (0/1). Each column is read once, for
-all chunks and all segments together, a number's least and greatest value aside; no row leaves the database. What
-leaves is counts (``core.chunk_statistics``), whose size does not depend on the number of rows.
+all chunks and all segments together, a number's least and greatest value aside. No row leaves the database but those
+of a small source, for which that is cheaper (``row_counts``). What comes of either is counts
+(``core.chunk_statistics``), whose size does not depend on the number of rows.
 """
 
 import duckdb
@@ -16,21 +17,21 @@ from selfheal_assets.core.chunk_statistics import (
     SCORE_SUMS,
     ChunkStatistics,
 )
-from selfheal_assets.core.profile import SCORE, Profile
+from selfheal_assets.core.profile import SCORE, FeatureProfile, Profile
+from selfheal_assets.core.score_cells import ScoreCells
 from selfheal_assets.stores.cell_counts import (
     ABOVE,
     BELOW,
     INFINITE,
-    Extremes,
     count_number,
     count_rows,
     count_scores,
     count_values,
-    counts_together,
     extremes,
     has_outside,
     is_by_cell,
 )
+from selfheal_assets.stores.row_counts import FetchedRows
 from selfheal_assets.stores.slices import Slices
 
 
@@ -52,9 +53,10 @@ def statistics_of(
         chunk: that chunk's name.
     """
     slices = Slices(profile, key)
-    found = extremes(connection, source, [c for c in profile.columns if is_by_cell(c) or c.name == SCORE])
-    columns = _of_columns(connection, source, profile, slices, found)
-    scores = _of_scores(connection, source, profile, slices, found)
+    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
+    few = totals.filter(pl.col("segment") == ALL)["rows"].sum() <= _FEW
+    count = (FetchedRows if few else _PushedDown)(connection, source, profile, slices)
+    columns, scores = _of_columns(profile, totals, count), _of_scores(profile, count)
     features = _named(columns, key, chunk)
     if key is None:
         features = _with_empty(features, profile, chunk)
@@ -81,26 +83,38 @@ def _with_empty(features: pl.DataFrame, profile: Profile, chunk: str) -> pl.Data
     return pl.concat([features, filled], how="diagonal_relaxed")
 
 
-_LARGE = 500_000  # rows of a source from which columns are counted one by one
+_FEW = 150_000  # rows of a source that are fetched and counted here; of more, SQL is cheaper
 _BATCH = 300_000  # rows of counts: columns are listed together up to here, as each operation has its price
 
 
-def _of_columns(
-    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices, found: Extremes
-) -> pl.DataFrame:
+class _PushedDown:
+    """A large source's counts, column by column: less memory, and fewer cells than rows."""
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices
+    ) -> None:
+        self._at = connection, source
+        self._slices = slices
+        numbers = [c for c in profile.columns if is_by_cell(c) or c.name == SCORE]
+        self._extremes = extremes(connection, source, numbers)
+
+    def number(self, column: FeatureProfile) -> pl.DataFrame:
+        return count_number(*self._at, column, self._slices, has_outside(column, self._extremes))
+
+    def values(self, column: FeatureProfile) -> pl.DataFrame:
+        return count_values(*self._at, column, self._slices)
+
+    def scores(self, cells: ScoreCells) -> pl.DataFrame:
+        return count_scores(*self._at, cells, self._slices, self._extremes)
+
+
+def _of_columns(profile: Profile, totals: pl.DataFrame, count: FetchedRows | _PushedDown) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
-    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
-    large = totals.filter(pl.col("segment") == ALL)["rows"].sum() > _LARGE
-    first = {} if large else counts_together(connection, source, profile.columns, slices)
     feature_type = pl.Enum([c.name for c in profile.columns])
     waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
     listed = []
     for column in profile.columns:
-        counts = connection, source, column, slices
-        if is_by_cell(column):
-            counted = count_number(*counts, has_outside(column, found), first.get(column.name))
-        else:
-            counted = count_values(*counts, first.get(column.name))
+        counted = count.number(column) if is_by_cell(column) else count.values(column)
         many = "cells" if is_by_cell(column) else "numbers" if column.numeric else "texts"
         feature = pl.Series("feature", [column.name], dtype=feature_type).new_from_index(0, counted.height)
         waiting[many].append(pl.DataFrame([*(counted[c] for c in _COUNTED), feature]))
@@ -146,12 +160,10 @@ def _listed(counted: pl.DataFrame, many: str) -> pl.DataFrame:
     )
 
 
-def _of_scores(
-    connection: duckdb.DuckDBPyConnection, source: str, profile: Profile, slices: Slices, found: Extremes
-) -> pl.DataFrame:
+def _of_scores(profile: Profile, count: FetchedRows | _PushedDown) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.scores``, with ``k`` in place of ``chunk``."""
     by, lists = ["k", "segment"], ["cells", "flagged", *SCORE_SUMS]
     if profile.score_cells is None:
         return pl.DataFrame(schema={"k": pl.String} | {c: t for c, t in SCORE_SCHEMA.items() if c != "chunk"})
-    counted = count_scores(connection, source, profile.score_cells, slices, found).rename({"cell": "cells"})
+    counted = count.scores(profile.score_cells).rename({"cell": "cells"})
     return counted.sort(*by, "cells", "flagged").group_by(by, maintain_order=True).agg(lists)

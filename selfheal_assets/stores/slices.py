@@ -65,6 +65,11 @@ class Slices:
         self.names = ["k", *(f"s{i}" for i in range(len(profile.segments)))]
         self.select = ", ".join([f"{key if key is not None else 'null::integer'} k", *codes])
 
+    @property
+    def cuts(self) -> list[str | None]:
+        """The columns by which the population is cut, one at a time; ``None`` where it is not cut."""
+        return [*self.names[1:]] or [None]
+
     def group_by(self, *cells: str) -> str:
         """The clause: one grouping set per way to cut."""
         if not self._segments:

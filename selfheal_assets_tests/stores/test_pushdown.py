@@ -35,6 +35,12 @@ NUMBER, KIND = Feature(name="x", type="number"), Feature(name="kind", type="cate
 SMALL_SEGMENTS = DriftFigures(min_segment_rows=30, max_segment_values=2)
 
 
+@pytest.fixture(autouse=True, params=[0, 150_000], ids=["pushed down", "fetched"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to count, whatever the number of rows."""
+    monkeypatch.setattr(pushdown, "_FEW", request.param)
+
+
 @pytest.fixture
 def connection():
     with duckdb.connect(config={"threads": 2}) as opened:
@@ -134,9 +140,7 @@ def sound(figures: pl.DataFrame) -> None:
     assert figures.filter(pl.col("value").is_null() == pl.col("reason").is_null()).is_empty()
 
 
-@pytest.mark.parametrize("large", [0, 500_000])
-def test_values_on_edges_are_counted_with_both_edges_compared(connection, monkeypatch, large):
-    monkeypatch.setattr(pushdown, "_LARGE", large)  # whether the engine looks ahead, or counts twice
+def test_values_on_edges_are_counted_with_both_edges_compared(connection):
     edges = np.linspace(0.1, 99.9, 10_001)
     plain = np.minimum(np.floor((edges - 0.1) / ((99.9 - 0.1) / 10_000)), 9_999).astype(int)
     numpys = np.histogram(edges, edges)[0]

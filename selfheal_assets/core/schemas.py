@@ -261,12 +261,14 @@ def parse_times(column: pl.Series, first_row: int = 1) -> tuple[pl.Series, list[
 
 
 def _read_times(text: pl.Series) -> pl.Series:
-    """The first format that fits each text; text with an offset ('Z', '+02:00') goes to UTC."""
-    name = text.name
-    naive = [pl.col(name).str.to_datetime(f, time_unit="us", strict=False) for f in DATE_FORMATS]
-    aware = pl.col(name).str.to_datetime(
-        "%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False, time_zone="UTC"
-    )
-    return (
-        text.to_frame().select(pl.coalesce(*naive, aware.dt.replace_time_zone(None)).alias(name)).to_series()
-    )
+    """The first format that fits each text; text with an offset ('Z', '+02:00', '-05') goes to UTC."""
+    written = pl.col(text.name).str
+    naive = [written.to_datetime(f, time_unit="us", strict=False) for f in DATE_FORMATS]
+    aware = [
+        written.to_datetime(f"{f}%#z", time_unit="us", strict=False, time_zone="UTC").dt.replace_time_zone(
+            None
+        )
+        for f in DATE_FORMATS
+        if "%H" in f
+    ]
+    return text.to_frame().select(pl.coalesce(*naive, *aware).alias(text.name)).to_series()

@@ -137,6 +137,34 @@ def test_an_empty_chunk_and_a_single_row_are_unknown(stores):
             assert found["health_report"]["status"].item() == "INSUFFICIENT_DATA"
 
 
+def test_a_chunk_that_can_no_longer_be_judged_keeps_nothing_of_when_it_could(stores):
+    """Its predictions turn out to be another's, and it is monitored again."""
+    judged = monitored(stores, *DBT)
+    kept = ("harm_alarms", "hazard_counts", "realized_losses")
+    assert all(stores.load_chunk(name, CHUNK).height for name in kept)
+    assert findings(judged)["calibration_holds"] != "INSUFFICIENT_DATA"
+    few = f"delete {LOG} and prediction_id not in (select prediction_id {LOG} order by all limit 5)"
+    with spoilt(stores, few):
+        found = monitored(stores, *DBT)
+        assert findings(found)["calibration_holds"] == "INSUFFICIENT_DATA"
+        [alarm] = stores.load_chunk("harm_alarms", CHUNK).filter(evidence="partial").to_dicts()
+        [partial] = stores.load_chunk("evidence", CHUNK).filter(stage="partial").to_dicts()
+        for row in (alarm, partial):
+            assert row["status"] == "INSUFFICIENT_DATA"
+            assert row["reason"] == "5 predictions in this chunk; alarms.min_rows asks for 150"
+        assert (alarm["effect"], partial["value"]) == (None, None)
+    with spoilt(stores, f"delete {LOG}"):
+        found = monitored(stores, *DBT)
+        assert findings(found)["realized_performance_holds"] == "INSUFFICIENT_DATA"
+        alarms = stores.load_chunk("harm_alarms", CHUNK)
+        assert set(alarms["evidence"]) == {"partial", "realized"}
+        assert alarms["statistic"].null_count() == 2
+        for name in ("hazard_counts", "realized_losses"):
+            assert stores.load_chunk(name, CHUNK).is_empty(), name
+    monitored(stores, *DBT)
+    assert all(stores.load_chunk(name, CHUNK).height for name in kept)
+
+
 def test_a_cohort_of_one_class_says_so(stores):
     with spoilt(stores, "delete from labels"):
         found = monitored(stores, *DBT)

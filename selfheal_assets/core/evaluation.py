@@ -203,7 +203,7 @@ class Approval:
 def impact_ratio(group: Approval, best: Approval) -> float:
     """Adverse impact ratio: the group's approval rate over the best one's, NaN where that is 0.
 
-    Of the counts, as a quotient of two rounded rates may miss four fifths by the last bit, and the rule asks for them.
+    Of the counts: a quotient of two rounded rates may miss by the last bit the four fifths that the rule asks for.
     """
     approved, most = np.rint(group.rate * group.rows), np.rint(best.rate * best.rows)
     return float(approved * best.rows / (most * group.rows)) if most else float("nan")

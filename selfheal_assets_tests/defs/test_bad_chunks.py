@@ -291,6 +291,23 @@ def test_a_label_from_before_its_case_is_named_and_counts_at_once(stores):
     assert check_of(run(stores, ["labels"]), "label_times_are_plausible").passed
 
 
+def test_a_label_from_the_future_is_named_and_waits(stores):
+    """Its source's clock, or its time zone, is wrong: without a word nobody would miss it for years."""
+    ahead = "update labels set recorded_at = '2999-01-01' where source <> 'history' and entity_id in "
+    some = f"(select entity_id {LOG} and entity_id in (select entity_id from labels) order by all limit 3)"
+    with spoilt(stores, ahead + some):
+        check = check_of(run(stores, ["labels"]), "label_times_are_plausible")
+    assert (check.passed, check.severity, check.metadata["rows"].value) == (
+        False,
+        dg.AssetCheckSeverity.WARN,
+        3,
+    )
+    assert "3 labels were recorded after now" in str(check.description)
+    sample = [r.data for r in check.metadata["sample"].value.records]
+    assert {r["recorded_at_is"] for r in sample} == {"in the future"}
+    assert "entity_id" not in sample[0]
+
+
 def test_a_case_that_was_answered_twice_is_counted(stores):
     again = f"""insert into prediction_log by name
         select * replace (prediction_id || '-again' as prediction_id) {LOG} limit 5"""

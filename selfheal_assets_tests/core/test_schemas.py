@@ -161,6 +161,21 @@ def test_a_summer_time_is_what_its_offset_says():
     assert times.to_list() == [datetime(2024, 10, 27, 0, 30), datetime(2024, 10, 27, 1, 30)]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series("t", ["9999-12-31T23:59:59-10:00", "2001-02-03", "0001-01-01T00:00:00+10:00"]),
+        pl.Series("t", [253_402_300_800_000_000, 0, -62_135_596_800_000_001]).cast(pl.Datetime("us")),
+    ],
+    ids=["text", "typed"],
+)
+def test_a_time_beyond_the_years_1_to_9999_is_none(column):
+    """Polars and DuckDB keep it; whoever reads it in Python afterwards would fail."""
+    times, problems = parse_times(column)
+    assert [p.row for p in problems] == [1, 3]
+    assert [t is None for t in times.to_list()] == [True, False, True]
+
+
 def test_what_is_not_a_date_is_named():
     _, problems = parse_times(pl.Series("t", ["2001-02-03", "2001-02-30", "3/2/2001"]), first_row=2)
     assert [str(p) for p in problems] == [

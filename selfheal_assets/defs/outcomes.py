@@ -24,6 +24,7 @@ from selfheal_assets.core.realized_check import (
     HeldOut,
     matured_cohort,
     realized_check,
+    unjudged,
     with_losses,
 )
 from selfheal_assets.defs.champion import ChampionProfile
@@ -162,9 +163,8 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
 
     parts = [figures(rows.with_columns(flagged=pl.col("prediction") == 1), "served")]
     if profile is None:
-        finding = monitoring.unknown(REALIZED, "no predictions in this chunk")
+        finding, row = unjudged(case.harm_alarms, "no predictions in this chunk")
         _unbook(stores, "realized_losses", chunk)
-        row = harm.unjudged_row("realized", case.harm_alarms.realized_alpha, finding.reason)
         stores.save_chunk("harm_alarms", chunk.start, row, evidence="realized")
     else:
         p = profile.bundle.score(rows)

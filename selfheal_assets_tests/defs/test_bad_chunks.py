@@ -137,16 +137,28 @@ def test_an_empty_chunk_and_a_single_row_are_unknown(stores):
             assert found["health_report"]["status"].item() == "INSUFFICIENT_DATA"
 
 
+def stored(stores: Stores) -> list[tuple[str, str]]:
+    """Under which profiles the chunk is counted, by table."""
+    tables = ("chunk_statistics", "chunk_scores")
+    each = [f"select distinct profile, '{t}' from {t} where chunk = '{CHUNK:%Y-%m-%d}'" for t in tables]
+    return stores.warehouse.query(" union all ".join(each) + " order by all").rows()
+
+
 def test_a_chunk_that_can_no_longer_be_judged_keeps_nothing_of_when_it_could(stores):
     """Its predictions turn out to be another's, and it is monitored again."""
-    judged = monitored(stores, *DBT)
+    outcomes = ["chunk_statistics", "partial_label_evidence", "realized_performance"]
     kept = ("harm_alarms", "hazard_counts", "realized_losses")
-    assert all(stores.load_chunk(name, CHUNK).height for name in kept)
-    assert findings(judged)["calibration_holds"] != "INSUFFICIENT_DATA"
+
+    def again(*more: str) -> dict[str, str]:
+        assert run(stores, [*DBT, *outcomes, *more]).success
+        return dict(stores.load_chunk("findings", CHUNK).select("check", "status").iter_rows())
+
+    assert again()["calibration_holds"] != "INSUFFICIENT_DATA"
+    assert all(stores.load_chunk(name, CHUNK).height for name in kept) and len(stored(stores)) == 2
+    budgets = stores.load_chunk("harm_alarms", CHUNK).sort("evidence")["budget"].to_list()
     few = f"delete {LOG} and prediction_id not in (select prediction_id {LOG} order by all limit 5)"
     with spoilt(stores, few):
-        found = monitored(stores, *DBT)
-        assert findings(found)["calibration_holds"] == "INSUFFICIENT_DATA"
+        assert again("health_report")["calibration_holds"] == "INSUFFICIENT_DATA"
         [alarm] = stores.load_chunk("harm_alarms", CHUNK).filter(evidence="partial").to_dicts()
         [partial] = stores.load_chunk("evidence", CHUNK).filter(stage="partial").to_dicts()
         for row in (alarm, partial):
@@ -154,15 +166,30 @@ def test_a_chunk_that_can_no_longer_be_judged_keeps_nothing_of_when_it_could(sto
             assert row["reason"] == "5 predictions in this chunk; alarms.min_rows asks for 150"
         assert (alarm["effect"], partial["value"]) == (None, None)
     with spoilt(stores, f"delete {LOG}"):
-        found = monitored(stores, *DBT)
-        assert findings(found)["realized_performance_holds"] == "INSUFFICIENT_DATA"
+        assert again()["realized_performance_holds"] == "INSUFFICIENT_DATA"
         alarms = stores.load_chunk("harm_alarms", CHUNK)
         assert set(alarms["evidence"]) == {"partial", "realized"}
         assert alarms["statistic"].null_count() == 2
+        assert alarms.sort("evidence")["budget"].to_list() == budgets, "as where it could be judged"
         for name in ("hazard_counts", "realized_losses"):
             assert stores.load_chunk(name, CHUNK).is_empty(), name
-    monitored(stores, *DBT)
+        assert not stored(stores), "the counts of later chunks go on from these"
+    again("health_report")
     assert all(stores.load_chunk(name, CHUNK).height for name in kept)
+
+
+def test_a_chunk_that_turns_out_to_be_anothers_is_counted_under_one_version(stores):
+    """Else the version that was thought to have answered it would go on from counts that are not its own."""
+    own = stored(stores)
+    with stores.warehouse.write() as connection:
+        for _, table in own:
+            connection.execute(
+                f"insert into {table} by name select * replace ('another' as profile) from {table} "
+                f"where chunk = '{CHUNK:%Y-%m-%d}'"
+            )
+    assert len(stored(stores)) == 2 * len(own) == 4
+    assert run(stores, ["chunk_statistics"]).success
+    assert stored(stores) == own
 
 
 def test_a_cohort_of_one_class_says_so(stores):

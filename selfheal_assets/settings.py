@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from selfheal_assets.core.periods import in_utc
 from selfheal_assets.core.spec import ChunkPeriod
 from selfheal_assets.use_case import UseCase, load_use_case
 
@@ -298,7 +299,7 @@ class Settings(BaseSettings):
         ``SELFHEAL_AS_OF`` if set, else the wall clock; a use case whose history is over stands at its end.
         """
         if self.as_of:
-            return self.as_of.astimezone(UTC).replace(tzinfo=None) if self.as_of.tzinfo else self.as_of
+            return in_utc(self.as_of)
         until = self.case.monitoring.until
         over = datetime.combine(until, datetime.min.time()) if until else None
         return min(over, self.wall_clock()) if over else self.wall_clock()

@@ -3,7 +3,7 @@
 A cell is a bin or a category. Missing values and values that the reference does not know are cells of their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,11 @@ class Cells:
         return cells.replace_strict(names, default=UNSEEN, return_dtype=pl.String)
 
 
+def apart(value: str, own: Collection[str]) -> str:
+    """A category as a name that is none of our ``own``: in quotes where it would read as one. No two share a name."""
+    return f"'{value}'" if value.strip("'") in own else value
+
+
 def checked_counts(frame: pl.DataFrame, keys: tuple[str, ...], what: str) -> pl.DataFrame:
     """The frame, if each key is there once and counts are whole, not negative and not null.
 
@@ -73,9 +78,9 @@ def reference_cells(reference: pl.DataFrame, most: int) -> tuple[Cells, ...]:
     """Cells of each feature, merged down to ``most`` (missing and unseen values not counted).
 
     Args:
-        reference: ``feature`` (str), ``cell`` (str), ``rows`` (int), in the cells' order; ``position`` (f64): the
-            place of an ordered cell on its feature's scale (its middle, or the mean of its rows), null for
-            categories and missing values. The column may be left out.
+        reference: ``feature`` (str), ``cell`` (str; a category set :func:`apart` from ``OWN``), ``rows`` (int), in
+            the cells' order; ``position`` (f64): the place of an ordered cell on its feature's scale (its middle, or
+            the mean of its rows), null for categories and missing values. The column may be left out.
 
     Returns:
         One per feature, in the order of the frame.
@@ -117,7 +122,7 @@ def _cells(part: pl.DataFrame, most: int) -> Cells:
 
 def _name(merged: list[str], ordered: bool) -> str:
     if len(merged) == 1:
-        return merged[0]
+        return merged[0] if ordered else apart(merged[0], (OTHER,))
     return f"{merged[0]} … {merged[-1]}" if ordered else OTHER
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import beta, norm
 
-from selfheal_assets.core.evaluation import ScoredRows
+from selfheal_assets.core.evaluation import Approval, ScoredRows, impact_ratio
 from selfheal_assets.core.policies import CreditPolicy
 
 Array = np.ndarray
@@ -208,7 +208,7 @@ def _impact(group: dict, best: dict | None, large: int, policy: CreditPolicy) ->
         return *unknown, "nobody is approved in any group"
     if group["group_name"] == best["group_name"]:
         return 1.0, None, None, best["group_name"], False, None
-    ratio = group["rate"] / best["rate"]
+    ratio = impact_ratio(*(Approval(g["rate"], g["rows"]) for g in (group, best)))
     flagged = ratio < policy.min_adverse_impact_ratio
     if group["approved"] == 0:
         return 0.0, None, None, best["group_name"], flagged, "none approved: the ratio has no interval"

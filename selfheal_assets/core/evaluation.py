@@ -200,6 +200,15 @@ class Approval:
     rows: int
 
 
+def impact_ratio(group: Approval, best: Approval) -> float:
+    """Adverse impact ratio: the group's approval rate over the best one's, NaN where that is 0.
+
+    Of the counts: a quotient of two rounded rates may miss by the last bit the four fifths that the rule asks for.
+    """
+    approved, most = np.rint(group.rate * group.rows), np.rint(best.rate * best.rows)
+    return float(approved * best.rows / (most * group.rows)) if most else float("nan")
+
+
 def approvals(frame: pl.DataFrame, flagged: np.ndarray, segment: Segment) -> dict[str, Approval]:
     """Approval of each group of the segment, by name."""
     groups = pl.DataFrame({"group": segment_of(frame, segment), "approved": ~flagged})

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from selfheal_assets.core.bundle import Bundle
+from selfheal_assets.core.cell_counts import apart
 
 MOST_ROWS = 500  # contributions take a tenth of a millisecond a row; means and tenths need no more rows
 MOST_FEATURES, MOST_CELLS = 6, 8
@@ -68,7 +69,9 @@ def _by_cell(name: str, values: pl.Series, share: np.ndarray) -> pl.DataFrame:
 def _cells(values: pl.Series) -> tuple[list[int], list[str]]:
     """Place and name of each row's cell."""
     if not values.dtype.is_numeric():
-        text = values.cast(pl.String).fill_null("missing")
+        known = values.cast(pl.String)
+        ours = {v: apart(v, ("missing", "other")) for v in known.drop_nulls().unique()}
+        text = known.replace(ours).fill_null("missing")
         frequent = text.value_counts(sort=True).sort("count", values.name, descending=[True, False])
         order = frequent.head(MOST_CELLS)[values.name].to_list()
         named = [v if v in order else "other" for v in text]

@@ -6,7 +6,7 @@ many rows. Nothing here knows where the evidence came from.
 
 from math import ceil, isfinite
 
-from selfheal_assets.core.evaluation import Comparison
+from selfheal_assets.core.evaluation import Approval, Comparison, impact_ratio
 from selfheal_assets.core.gate_evidence import (
     NEVER,
     GateInputs,
@@ -187,12 +187,13 @@ def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     ratios, small, unclear = {}, {}, []
     for name, groups in inputs.approvals.items():
         few = {f"{name}={g}": a.rows for g, a in groups.items() if a.rows < policy.min_segment_rows}
-        rates = [a.rate for a in groups.values() if a.rows >= policy.min_segment_rows]
+        large = [a for a in groups.values() if a.rows >= policy.min_segment_rows]
         small |= few
-        if few and len(rates) < 2:
+        if few and len(large) < 2:
             unclear.append(name)
         else:
-            ratios[name] = min(rates) / max(rates) if max(rates) > 0 else 0.0
+            least, most = min(large, key=_rate), max(large, key=_rate)
+            ratios[name] = impact_ratio(least, most) if most.rate > 0 else 0.0
     left_out = ", ".join(f"{group} has {rows}" for group, rows in small.items())
     note = (
         f"; too small to be compared (at least {policy.min_segment_rows} rows): {left_out}" if small else ""
@@ -206,6 +207,10 @@ def fairness(inputs: GateInputs, policy: GatePolicy) -> GateResult:
     name = min(unfair or ratios, key=lambda n: ratios[n])
     reason = f"adverse impact ratio of {name} {ratios[name]:.2f} (at least {limit:.2f}){note}"
     return judge("fairness", not unfair, reason, ratios[name], limit, **evidence)
+
+
+def _rate(group: Approval) -> float:
+    return group.rate
 
 
 def servability(inputs: GateInputs, policy: GatePolicy) -> GateResult:

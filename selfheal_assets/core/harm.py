@@ -66,13 +66,20 @@ def realized_row(bet: LossBet, chunks: list[datetime], loss: str) -> pl.DataFram
     )  # fmt: skip
 
 
+def unjudged_row(evidence: str, budget: float, reason: str) -> pl.DataFrame:
+    """One row of :data:`ALARM_SCHEMA` of a chunk about which the ``evidence`` says nothing, and why."""
+    return _row(
+        evidence, Status.insufficient, None, float("inf"), budget, None, None, None, (None, None, None), reason
+    )  # fmt: skip
+
+
 def _row(
     evidence: str,
     status: Status,
     statistic: float | None,
     limit: float,
     budget: float,
-    spent: float,
+    spent: float | None,
     first: datetime | None,
     direction: str | None,
     effect: tuple[float | None, float | None, float | None],

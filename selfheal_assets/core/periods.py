@@ -1,6 +1,6 @@
 """Calendar arithmetic: monitoring chunks and ages. Chunks are half-open, ``[start, end)``, in UTC."""
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from dateutil.relativedelta import relativedelta
 
@@ -14,6 +14,11 @@ _LENGTH = {
     "month": relativedelta(months=1),
     "quarter": relativedelta(months=3),
 }
+
+
+def in_utc(moment: datetime) -> datetime:
+    """``moment`` as naive UTC; one without an offset is UTC already."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def midnight(day: date) -> datetime:

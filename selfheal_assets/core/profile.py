@@ -71,7 +71,10 @@ class SegmentProfile:
     @property
     def labels(self) -> list[str]:
         """``name=value`` of each value, and of the pool as the last."""
-        return [f"{self.name}={value}" for value in (*self.values, POOLED)]
+        pool = POOLED
+        while pool in self.values:
+            pool = f"({pool})"
+        return [f"{self.name}={value}" for value in (*self.values, pool)]
 
 
 def segment_profile(

@@ -74,10 +74,9 @@ def realized_check(
         alarms: what a cohort must have, and how far ROC AUC may fall.
         policy: the budget.
     """
-    half = policy.model_copy(update={"partial_share": (1 + policy.partial_share) / 2})
     held_out = loss_sums(np.square(reference.probability - reference.label))
     seen = [LossSums(*row) for row in books.select("rows", "total", "squares").iter_rows()]
-    bet = bet_on(held_out, seen, half, counts=False)
+    bet = bet_on(held_out, seen, _of_losses(policy), counts=False)
     row = harm.realized_row(bet, books["seen_in"].to_list(), _LOSS)
     short = monitoring.reference_shortage(alarms, len(reference.label), int(reference.label.sum()))
     if short or reference.auc is None:
@@ -87,6 +86,17 @@ def realized_check(
     if ranking.status is Status.insufficient and losses.status is Status.passed:
         return ranking, row
     return harm.joint_finding([ranking, losses]), row
+
+
+def unjudged(policy: HarmAlarms, why: str) -> tuple[Finding, pl.DataFrame]:
+    """The finding and the row of a chunk that nobody answered."""
+    row = harm.unjudged_row("realized", _of_losses(policy).realized_alpha, why)
+    return monitoring.unknown(CHECK, why), row
+
+
+def _of_losses(policy: HarmAlarms) -> HarmAlarms:
+    """The policy with the losses' half of the realized outcomes' budget."""
+    return policy.model_copy(update={"partial_share": (1 + policy.partial_share) / 2})
 
 
 def _ranking(

@@ -6,6 +6,7 @@ from belongs to ``stores.sources`` and ``serving``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -26,6 +27,7 @@ DATE_FORMATS = (
     "%Y-%m-%dT%H:%M",
 )
 FINITE = "must be a finite number"
+_DATE = "a date (expected YYYY-MM-DD)"
 EMPTY = "is empty, but must have a value"
 PERSONAL = "a personal value, not shown,"
 
@@ -245,28 +247,37 @@ def control_characters(column: pl.Series, first_row: int, personal: bool = False
 def parse_times(column: pl.Series, first_row: int = 1) -> tuple[pl.Series, list[Problem]]:
     """Dates and times as Datetime (us, naive UTC), and what could not be read.
 
-    Accepts dates, datetimes (a time zone is converted to UTC) and ISO 8601 text; empty text is null.
+    Accepts dates, datetimes (a time zone is converted to UTC) and ISO 8601 text, of the years 1 to 9999; empty text
+    is null.
     """
     if column.dtype == pl.Null:
         return column.cast(pl.Datetime("us")), []
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
         column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     if column.dtype in (pl.Date, pl.Datetime):
-        return column.cast(pl.Datetime("us")), []
+        times = _of_calendar(column.cast(pl.Datetime("us")))
+        return times, unreadable(column.cast(pl.String), column, times, _DATE, first_row)
     if column.dtype != pl.String:
         return column, [Problem(column.name, None, f"holds {column.dtype} values, not dates")]
     given = _text(column)
-    parsed = _read_times(given)
-    return parsed, unreadable(column, given, parsed, "a date (expected YYYY-MM-DD)", first_row)
+    parsed = _of_calendar(_read_times(given))
+    return parsed, unreadable(column, given, parsed, _DATE, first_row)
+
+
+def _of_calendar(times: pl.Series) -> pl.Series:
+    """The times of the years 1 to 9999; null for others, which Polars and DuckDB keep but Python cannot read."""
+    return times.set(~times.is_between(datetime.min, datetime.max).fill_null(True), None)
 
 
 def _read_times(text: pl.Series) -> pl.Series:
-    """The first format that fits each text; text with an offset ('Z', '+02:00') goes to UTC."""
-    name = text.name
-    naive = [pl.col(name).str.to_datetime(f, time_unit="us", strict=False) for f in DATE_FORMATS]
-    aware = pl.col(name).str.to_datetime(
-        "%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", strict=False, time_zone="UTC"
-    )
-    return (
-        text.to_frame().select(pl.coalesce(*naive, aware.dt.replace_time_zone(None)).alias(name)).to_series()
-    )
+    """The first format that fits each text; text with an offset ('Z', '+02:00', '-05') goes to UTC."""
+    written = pl.col(text.name).str
+    naive = [written.to_datetime(f, time_unit="us", strict=False) for f in DATE_FORMATS]
+    aware = [
+        written.to_datetime(f"{f}%#z", time_unit="us", strict=False, time_zone="UTC").dt.replace_time_zone(
+            None
+        )
+        for f in DATE_FORMATS
+        if "%H" in f
+    ]
+    return text.to_frame().select(pl.coalesce(*naive, *aware).alias(text.name)).to_series()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from selfheal_assets.core.cell_counts import MISSING, UNSEEN
+from selfheal_assets.core.cell_counts import MISSING, OWN, UNSEEN, apart
 from selfheal_assets.core.chunk_statistics import ALL, ChunkStatistics
 from selfheal_assets.core.column_drift import Counted, by_column
 from selfheal_assets.core.profile import FeatureProfile, Profile
@@ -50,7 +50,9 @@ def watched_cells(profile: Profile, rows: pl.DataFrame, names: Sequence[str]) ->
 
 def _cell_of_rows(column: FeatureProfile, values: pl.Series) -> pl.Series:
     if not column.numeric:
-        return values.cast(pl.String).fill_null(MISSING)
+        text = values.cast(pl.String)
+        named = {value: apart(value, OWN) for value in text.drop_nulls().unique()}
+        return text.replace(named).fill_null(MISSING)
     number = values.cast(pl.Float64).fill_nan(None)
     grid = column.grid
     if grid is None:
@@ -96,7 +98,7 @@ def _by_cell(column: FeatureProfile, found: Counted) -> dict[str, int]:
 
 def _cell(column: FeatureProfile, at: Any) -> str:
     if not column.numeric:
-        return str(at)
+        return apart(str(at), OWN)
     grid = column.grid
     if grid is None:
         return UNSEEN

@@ -37,8 +37,8 @@ CHECKS = {
         "mend the clock or the time zone of who sent the rows in `sample`; new rows are then right by themselves",
     ),
     "label_times_are_plausible": CheckWords(
-        "No label was recorded before its case happened.",
-        "the labels' source has a wrong clock, or one id names two cases",
+        "No label was recorded before its case happened, or in the future.",
+        "the labels' source has a wrong clock or time zone, or one id names two cases",
         "look at the clock and the ids of the source that `sample` names, and land corrected labels",
     ),
     "inputs_are_intact": CheckWords(

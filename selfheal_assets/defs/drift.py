@@ -19,7 +19,7 @@ from selfheal_assets.defs.check_catalogue import check_spec
 from selfheal_assets.defs.monitor import GROUP, WARN, cannot_judge, judged, save, served
 from selfheal_assets.defs.resources import Chunk, Context, Stores, StoresParam, chunk_of, table_metadata
 from selfheal_assets.nannyml_bridge import MULTIVARIATE_METHOD
-from selfheal_assets.stores.champion_counts import count_chunk, counted, counted_until
+from selfheal_assets.stores.champion_counts import count_chunk, counted, counted_until, forget_chunk
 
 CHECK = "drift_within_limits"
 FIGURES = {k: t for k, t in DRIFT_SCHEMA.items() if k != "chunk"} | {
@@ -45,6 +45,7 @@ def build_drift_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDef
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
         if profile is None:
+            forget_chunk(stores.warehouse, chunk.key)
             return dg.MaterializeResult(metadata={"rows": 0})
         counted = count_chunk(
             stores.warehouse, profile.cells, profile.version, chunk.start, chunk.end, chunk.key

@@ -152,21 +152,34 @@ def _clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
 
 
 def _label_clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
-    """Labels known at the chunk's end that were recorded before their case happened. They count, with age 0."""
+    """Labels known at the chunk's end that were recorded before their case happened, and those of the future.
+
+    The former count, with age 0; the latter wait.
+    """
+    now = max(stores.settings.wall_clock(), chunk.end)
     wrong = stores.warehouse.query(
-        """select p.prediction_id, p.event_time, l.recorded_at, l.source
+        """select p.prediction_id, p.event_time, l.recorded_at, l.source, 'before its case' as recorded_at_is
            from labels_as_of(cast(? as timestamp)) l join prediction_log p using (entity_id)
            where p.role = 'champion' and l.recorded_at < p.event_time
-           order by l.recorded_at desc, p.prediction_id""",
-        [chunk.end],
+           union all by name
+           select prediction_id, recorded_at, source, 'in the future' as recorded_at_is
+           from labels where recorded_at >= ?
+           order by recorded_at desc, prediction_id""",
+        [chunk.end, now],
     )
+    ahead = wrong.filter(recorded_at_is="in the future").height
+    early = wrong.height - ahead
+    said = {
+        f"{early} labels were recorded before their case happened; they count as known at once (age 0)": early,
+        f"{ahead} labels were recorded after now, {now:%Y-%m-%d %H:%M}; they count from then on": ahead,
+    }
     return _plausible(
         stores,
         chunk,
         "label_times_are_plausible",
         wrong,
-        f"{wrong.height} labels were recorded before their case happened; they count as known at once (age 0)",
-        "no label was recorded before its case happened",
+        "; ".join(text for text, rows in said.items() if rows),
+        "no label was recorded before its case happened, or in the future",
     )
 
 

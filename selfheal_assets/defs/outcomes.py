@@ -24,6 +24,7 @@ from selfheal_assets.core.realized_check import (
     HeldOut,
     matured_cohort,
     realized_check,
+    unjudged,
     with_losses,
 )
 from selfheal_assets.defs.champion import ChampionProfile
@@ -55,21 +56,15 @@ def build_outcome_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsD
         chunk = chunk_of(context, stores.case)
         profile, rows = served(stores, chunk)
         frame, alarm, why = pl.DataFrame(), None, cannot_judge(stores, profile, rows, by_labels=True)
-        if profile is not None:
+        if profile is None:
+            _unbook(stores, "hazard_counts", chunk)
+        else:
             frame, alarm = _partial(stores, chunk, profile)
         if frame.is_empty():
             empty = why or f"{LABELLED} holds no case: build the dbt models"
             frame = pl.DataFrame({"cohort": [None], "reason": [empty]})
-        if alarm is None or why:
-            finding = monitoring.unknown(PARTIAL, why or frame["reason"][0])
-        else:
-            finding = harm.partial_harm_finding(alarm)
-            stores.save_chunk(
-                "harm_alarms",
-                chunk.start,
-                harm.partial_row(alarm, stores.case.harm_alarms),
-                evidence="partial",
-            )
+        finding, row = _partial_finding(stores, alarm, why or frame["reason"][0])
+        stores.save_chunk("harm_alarms", chunk.start, row, evidence="partial")
         metadata = save(stores, "partial_label_evidence", chunk, shaped(frame, COHORT_SCHEMA))
         return judged(stores, chunk, finding, ERROR, metadata)
 
@@ -116,6 +111,14 @@ def _partial(
     return cohort_rows(scored, curve, profile.positives, policy), partial_alarm(counts, reference, policy)
 
 
+def _partial_finding(stores: Stores, alarm: PartialAlarm | None, why: str) -> tuple[Finding, pl.DataFrame]:
+    """The finding and its row of ``harm_alarms``; unknown where ``why`` says so."""
+    policy = stores.case.harm_alarms
+    if alarm is None or why:
+        return monitoring.unknown(PARTIAL, why), harm.unjudged_row("partial", policy.partial_alpha, why)
+    return harm.partial_harm_finding(alarm), harm.partial_row(alarm, policy)
+
+
 _BOOKS = {
     "hazard_counts": COUNT_SCHEMA,
     "realized_losses": LOSS_SCHEMA,
@@ -136,12 +139,13 @@ def _booked(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile) 
 
 
 def _book(stores: Stores, table: str, chunk: Chunk, profile: ChampionProfile, books: pl.DataFrame) -> None:
-    stores.save_chunk(
-        table,
-        chunk.start,
-        books.with_columns(version=pl.lit(profile.version, pl.Int64)),
-        version=profile.version,
-    )
+    """Keep them in place of all the chunk had: one version answered it, even if another was thought to have."""
+    stores.save_chunk(table, chunk.start, books.with_columns(version=pl.lit(profile.version, pl.Int64)))
+
+
+def _unbook(stores: Stores, table: str, chunk: Chunk) -> None:
+    """The chunk says nothing, of any version, even if it once did."""
+    stores.save_chunk(table, chunk.start, pl.DataFrame(schema={"version": pl.Int64} | _BOOKS[table]))
 
 
 def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> tuple[pl.DataFrame, Finding]:
@@ -159,7 +163,9 @@ def _realized(stores: Stores, chunk: Chunk, profile: ChampionProfile | None) -> 
 
     parts = [figures(rows.with_columns(flagged=pl.col("prediction") == 1), "served")]
     if profile is None:
-        finding = monitoring.unknown(REALIZED, "no predictions in this chunk")
+        finding, row = unjudged(case.harm_alarms, "no predictions in this chunk")
+        _unbook(stores, "realized_losses", chunk)
+        stores.save_chunk("harm_alarms", chunk.start, row, evidence="realized")
     else:
         p = profile.bundle.score(rows)
         flagged = pl.Series("flagged", p >= profile.bundle.threshold)

@@ -11,7 +11,7 @@ import polars as pl
 
 from selfheal_assets.core import tables
 from selfheal_assets.core.monitoring import Finding, Status, finding_frame
-from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, midnight
+from selfheal_assets.core.periods import chunk_end, chunk_label, chunk_start, in_utc, midnight
 from selfheal_assets.core.stability import reference_cells
 from selfheal_assets.defs.champion import ChampionProfile, profile_of
 from selfheal_assets.defs.check_catalogue import next_step
@@ -148,11 +148,16 @@ def chunk_of(context: dg.AssetExecutionContext, case: UseCase) -> Chunk:
 
 
 def as_of_of(context: dg.AssetExecutionContext, stores: Stores) -> datetime:
-    """The time a run stands at: its chunk's end, else its ``selfheal/as_of`` tag, else now."""
+    """The time a run stands at, naive UTC: its chunk's end, else its ``selfheal/as_of`` tag, else now."""
     if context.has_partition_key:
         return chunk_of(context, stores.case).end
     tagged = context.run.tags.get(AS_OF_TAG)
-    return datetime.fromisoformat(tagged) if tagged else stores.settings.now()
+    if not tagged:
+        return stores.settings.now()
+    try:
+        return in_utc(datetime.fromisoformat(tagged))
+    except ValueError as error:
+        raise dg.Failure(f"{AS_OF_TAG}: '{tagged}' is no date or time: give ISO 8601, in UTC") from error
 
 
 def told_of(chunk: Chunk, status: Status) -> dict[str, dg.MetadataValue]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 
+from selfheal_assets.core.cell_counts import apart
 from selfheal_assets.reports.text import UNKNOWN, compact, percent
 
 MOST_CATEGORIES = 8
@@ -126,7 +127,7 @@ def _category_shares(values: pl.Series, numeric: bool) -> dict[str, float]:
 def _category_name(value: str | float | None) -> str:
     if value is None:
         return MISSING
-    return value if isinstance(value, str) else f"{value:g}"
+    return apart(value, (MISSING, OTHER)) if isinstance(value, str) else f"{value:g}"
 
 
 def _categories(reference: pl.Series, analysis: pl.Series, numeric: bool) -> Distribution:

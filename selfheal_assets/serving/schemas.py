@@ -5,11 +5,12 @@ scored, logged and ingested.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from selfheal_assets.core.periods import in_utc
 from selfheal_assets.stores.prediction_log import SHADOW_MARK
 
 MAX_ROWS = 10_000
@@ -24,8 +25,7 @@ def as_moment(value: Any) -> Any:
     if value is None or isinstance(value, datetime):
         return value
     try:
-        moment = datetime.fromisoformat(value)
-        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        return in_utc(datetime.fromisoformat(value))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError("must be a date or time in ISO 8601, for example 2005-03-01T12:00:00Z") from error
 

@@ -13,12 +13,18 @@ import polars as pl
 from selfheal_assets.core.calibration import IDENTITY, CannotCalibrate, plain_map
 from selfheal_assets.core.chunk_statistics import ChunkStatistics
 from selfheal_assets.core.profile import Profile
-from selfheal_assets.stores.chunk_tables import load_statistics, store_statistics, stored_chunks
+from selfheal_assets.stores.chunk_tables import (
+    create_chunk_tables,
+    load_statistics,
+    store_statistics,
+    stored_chunks,
+)
 from selfheal_assets.stores.pushdown import statistics_of
 from selfheal_assets.stores.reference_profile import fit_profile
 from selfheal_assets.stores.warehouse import Warehouse
 from selfheal_assets.use_case import UseCase
 
+COUNT_TABLES = ("chunk_statistics", "chunk_scores")
 _REFERENCE = "scored_reference"
 
 
@@ -63,13 +69,30 @@ def _registered(warehouse: Warehouse, rows: pl.DataFrame) -> Iterator[duckdb.Duc
 def count_chunk(
     warehouse: Warehouse, profile: Profile, version: int, start: datetime, end: datetime, name: str
 ) -> ChunkStatistics:
-    """Count the champion's rows with event times in [start, end), and store the counts as the chunk ``name``."""
+    """Count the champion's rows with event times in [start, end), and store the counts as the chunk ``name``.
+
+    They take the place of all that was counted of the chunk: one version answered it, even if another was thought to
+    have.
+    """
     source = f"""(select * from prediction_log where role = 'champion' and model_version = {int(version)}
         and event_time >= timestamp '{start.isoformat(" ")}' and event_time < timestamp '{end.isoformat(" ")}')"""
     with warehouse.write() as connection:
         statistics = statistics_of(connection, source, profile, chunk=name)
+        _forget(connection, name)
         store_statistics(connection, profile, statistics)
     return statistics
+
+
+def forget_chunk(warehouse: Warehouse, name: str) -> None:
+    """Nobody answered the chunk ``name``, even if it was counted once: what follows must not go on from that."""
+    with warehouse.write() as connection:
+        _forget(connection, name)
+
+
+def _forget(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    create_chunk_tables(connection)
+    for table in COUNT_TABLES:
+        connection.execute(f"delete from {table} where chunk = ?", [name])
 
 
 def counted(warehouse: Warehouse, profile: Profile, name: str) -> ChunkStatistics:

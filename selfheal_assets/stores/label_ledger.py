@@ -110,7 +110,12 @@ def conform(raw: pl.DataFrame, source: str, received_at: datetime) -> tuple[pl.D
         .when(unreadable["recorded_at"])
         .then(pl.lit("recorded_at is not a date or time (ISO 8601)"))
         .when(pl.col("recorded_at") < pl.col("occurred_at"))
-        .then(pl.lit("recorded_at is before occurred_at: a label cannot be known before it is true"))
+        .then(
+            pl.lit(
+                "recorded_at is before occurred_at: a label cannot be known before it is true "
+                "(a time without an offset is UTC)"
+            )
+        )
     )
     judged = parsed.with_columns(reason=reason)
     valid = judged.filter(pl.col("reason").is_null()).select(pl.col(n).cast(t) for n, t in COLUMNS.items())

@@ -47,6 +47,17 @@ def test_the_rarest_categories_merge():
     assert cells.named(pl.Series(["k0", "k4", "never"])).to_list() == ["k0", OTHER, UNSEEN]
 
 
+def test_a_category_called_like_the_pool_of_rare_ones_is_not_taken_for_it():
+    """By its name the alarms would print one for the other, and attribution lose the rows of one."""
+    kinds = counts([("kind", k, n, None) for k, n in ((OTHER, 90), ("b", 50), ("c", 3), ("d", 2))])
+    (cells,) = reference_cells(kinds, most=3)
+    assert cells.names == (f"'{OTHER}'", "b", OTHER, MISSING, UNSEEN)
+    assert cells.rows.tolist() == [90, 50, 5, 0, 0]
+    chunk = pl.DataFrame({"cell": [OTHER, "d", "never"], "rows": [7, 2, 1]})
+    assert cells.counted(chunk).tolist() == [7, 0, 2, 0, 1]
+    assert cells.named(pl.Series([OTHER, "c"])).to_list() == [f"'{OTHER}'", OTHER]
+
+
 @pytest.mark.parametrize(
     ("frame", "said"),
     [

@@ -187,6 +187,16 @@ def test_four_fifths_is_enough(approved, flagged):
     assert impact(("age", "a", 100, approved), ("age", "b", 100, 100))["a"]["flagged"] is flagged
 
 
+@pytest.mark.parametrize("rows", [(200, 200), (220, 420), (300, 700)])
+def test_exactly_four_fifths_is_enough_whatever_the_rates_round_to(rows):
+    """Of 200 cases each 4 and 5: 0.02 / 0.025 is 0.7999999999999999."""
+    for most in range(1, rows[1] + 1):
+        least, rest = divmod(4 * most * rows[0], 5 * rows[1])
+        if not rest:
+            found = impact(("age", "a", rows[0], least), ("age", "b", rows[1], most))["a"]
+            assert (found["ratio"], found["flagged"]) == (0.8, False), most
+
+
 def test_groups_are_compared_within_their_segment_only():
     found = impact(
         ("age", "a", 100, 50), ("age", "b", 100, 60), ("area", "c", 100, 90), ("area", "d", 100, 90)

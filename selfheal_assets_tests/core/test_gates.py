@@ -374,3 +374,10 @@ def test_a_worse_challenger_is_hardly_ever_promoted():
 def test_a_clearly_better_challenger_is_promoted(metric):
     found = [judged(seed, 10_000, 1.0, 1.25, metric)[0] for seed in range(15)]
     assert found.count(Action.promote) >= 14
+
+
+def test_exactly_four_fifths_is_fair_whatever_the_rates_round_to():
+    """Of 500 cases each 20 and 25: 0.04 / 0.05 is 0.7999999999999999."""
+    for most in range(5, 501, 5):
+        inputs = replace(GOOD, approvals={"kind": rates(a=most / 500, b=4 * most // 5 / 500)})
+        assert verdicts(inputs)["fairness"] is PASS, most

@@ -83,6 +83,15 @@ def test_the_strongest_feature_is_the_one_that_matters_and_its_effect_rises(foun
     assert kinds.sort("effect")["cell"][-1] == "c"
 
 
+def test_categories_called_like_our_own_cells_stay_themselves(bundle, rows):
+    names = ["other"] * 150 + ["missing"] * 100 + [None] * 60 + [f"k{i % 19}" for i in range(190)]
+    called = rows.head(500).with_columns(kind=pl.Series(names))
+    effects = card_figures(bundle, called, (), POLICY, FIGURES).effects.filter(feature="kind")
+    cells = dict(effects.select("cell", "rows").iter_rows())
+    assert (cells["'other'"], cells["'missing'"], cells["missing"]) == (150, 100, 60)
+    assert cells["other"] == 190 - sum(n for c, n in cells.items() if c.startswith("k"))
+
+
 def test_missing_values_are_a_cell_of_their_own_and_few_values_are_named(bundle, rows):
     gaps = rows.with_columns(
         signal=pl.when(pl.int_range(pl.len()) % 5 > 0).then("signal"), size=pl.int_range(pl.len()) % 3

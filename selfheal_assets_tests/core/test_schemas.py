@@ -142,6 +142,40 @@ def test_times_are_naive_utc_microseconds():
     assert parse_times(pl.Series([date(2001, 7, 1)]))[0].to_list() == [datetime(2001, 7, 1)]
 
 
+@pytest.mark.parametrize("between", ["T", " "])
+@pytest.mark.parametrize("clock", ["14:05", "14:05:00", "14:05:00.000000"])
+@pytest.mark.parametrize(
+    ("offset", "hour"),
+    [("", 14), ("Z", 14), ("+00:00", 14), ("+02:00", 12), ("+0200", 12), ("+02", 12), ("-05:00", 19)],
+)
+def test_an_offset_counts_however_the_time_is_written(between, clock, offset, hour):
+    """pandas puts a blank before the time, PostgreSQL tells only the offset's hours."""
+    times, problems = parse_times(pl.Series("t", [f"2024-01-31{between}{clock}{offset}", "2024-01-31"]))
+    assert problems == []
+    assert times.to_list() == [datetime(2024, 1, 31, hour, 5), datetime(2024, 1, 31)]
+
+
+def test_a_summer_time_is_what_its_offset_says():
+    """Two o'clock is there twice on the night the clocks go back; without an offset it would be UTC."""
+    times, _ = parse_times(pl.Series("t", ["2024-10-27 02:30:00+02:00", "2024-10-27 02:30:00+01:00"]))
+    assert times.to_list() == [datetime(2024, 10, 27, 0, 30), datetime(2024, 10, 27, 1, 30)]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series("t", ["9999-12-31T23:59:59-10:00", "2001-02-03", "0001-01-01T00:00:00+10:00"]),
+        pl.Series("t", [253_402_300_800_000_000, 0, -62_135_596_800_000_001]).cast(pl.Datetime("us")),
+    ],
+    ids=["text", "typed"],
+)
+def test_a_time_beyond_the_years_1_to_9999_is_none(column):
+    """Polars and DuckDB keep it; whoever reads it in Python afterwards would fail."""
+    times, problems = parse_times(column)
+    assert [p.row for p in problems] == [1, 3]
+    assert [t is None for t in times.to_list()] == [True, False, True]
+
+
 def test_what_is_not_a_date_is_named():
     _, problems = parse_times(pl.Series("t", ["2001-02-03", "2001-02-30", "3/2/2001"]), first_row=2)
     assert [str(p) for p in problems] == [

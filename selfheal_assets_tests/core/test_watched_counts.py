@@ -11,8 +11,8 @@ from selfheal_assets.core.cell_counts import MISSING, UNSEEN
 from selfheal_assets.core.drift_alarms import drift_alarms
 from selfheal_assets.core.evidence_policy import DriftAlarms
 from selfheal_assets.core.monitoring import Status
-from selfheal_assets.core.profile import Profile
-from selfheal_assets.core.spec import Feature
+from selfheal_assets.core.profile import Profile, segment_profile
+from selfheal_assets.core.spec import Feature, Segment
 from selfheal_assets.core.watched_counts import watched_cells, watched_history, watched_reference
 from selfheal_assets.stores.pushdown import statistics_of
 from selfheal_assets.stores.reference_profile import fit_profile
@@ -150,3 +150,20 @@ def test_from_rows_to_alarms(connection):
     assert last["kind"]["grown"].startswith(f"{UNSEEN} ")
     assert last["kind"]["shrunk"].startswith("c ")
     assert {r["first_chunk"] for r in last.values()} == {"2007-05"}
+
+
+def test_categories_called_like_our_own_cells_stay_themselves(connection):
+    kinds = ["a"] * 50 + [MISSING] * 30 + [UNSEEN] * 15 + [None] * 5
+    void = pl.Series([None] * len(kinds), dtype=pl.Float64)
+    frame = pl.DataFrame({"amount": 1.0, "kind": kinds, "fixed": 3.0, "void": void})
+    profile = profile_of(connection, frame)
+    counted = watched_reference(profile).filter(feature="kind")
+    by_cell = {"a": 50, f"'{MISSING}'": 30, f"'{UNSEEN}'": 15, MISSING: 5, UNSEEN: 0}
+    assert dict(counted.select("cell", "rows").iter_rows()) == by_cell
+    of_rows = watched_cells(profile, frame, ["kind"])["kind"].value_counts()
+    assert dict(of_rows.iter_rows()) == {c: n for c, n in by_cell.items() if n}
+
+
+def test_a_segment_value_called_like_the_pool_is_not_taken_for_it():
+    profile = segment_profile(Segment(name="kind", feature="kind"), {"(pooled)": 90, "a": 80, "b": 2}, 50, 10)
+    assert profile.labels == ["kind=(pooled)", "kind=a", "kind=((pooled))"]

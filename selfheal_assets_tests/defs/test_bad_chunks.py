@@ -137,6 +137,64 @@ def test_an_empty_chunk_and_a_single_row_are_unknown(stores):
             assert found["health_report"]["status"].item() == "INSUFFICIENT_DATA"
 
 
+def stored(stores: Stores) -> list[tuple[str, str]]:
+    """Under which profiles the chunk is counted, by table."""
+    tables = ("chunk_statistics", "chunk_scores")
+    each = [f"select distinct profile, '{t}' from {t} where chunk = '{CHUNK:%Y-%m-%d}'" for t in tables]
+    return stores.warehouse.query(" union all ".join(each) + " order by all").rows()
+
+
+def test_a_chunk_that_can_no_longer_be_judged_keeps_nothing_of_when_it_could(stores):
+    """Its predictions turn out to be another's, and it is monitored again."""
+    outcomes = ["chunk_statistics", "partial_label_evidence", "realized_performance"]
+    kept = ("harm_alarms", "hazard_counts", "realized_losses")
+
+    def again() -> dict[str, str]:
+        assert run(stores, [*DBT, *outcomes]).success
+        assert run(
+            stores, ["health_report"]
+        ).success  # reads what they wrote, but depends on them by a page only
+        return dict(stores.load_chunk("findings", CHUNK).select("check", "status").iter_rows())
+
+    assert again()["calibration_holds"] != "INSUFFICIENT_DATA"
+    assert all(stores.load_chunk(name, CHUNK).height for name in kept) and len(stored(stores)) == 2
+    budgets = stores.load_chunk("harm_alarms", CHUNK).sort("evidence")["budget"].to_list()
+    few = f"delete {LOG} and prediction_id not in (select prediction_id {LOG} order by all limit 5)"
+    with spoilt(stores, few):
+        assert again()["calibration_holds"] == "INSUFFICIENT_DATA"
+        [alarm] = stores.load_chunk("harm_alarms", CHUNK).filter(evidence="partial").to_dicts()
+        [partial] = stores.load_chunk("evidence", CHUNK).filter(stage="partial").to_dicts()
+        for row in (alarm, partial):
+            assert row["status"] == "INSUFFICIENT_DATA"
+            assert row["reason"] == "5 predictions in this chunk; alarms.min_rows asks for 150"
+        assert (alarm["effect"], partial["value"]) == (None, None)
+    with spoilt(stores, f"delete {LOG}"):
+        assert again()["realized_performance_holds"] == "INSUFFICIENT_DATA"
+        alarms = stores.load_chunk("harm_alarms", CHUNK)
+        assert set(alarms["evidence"]) == {"partial", "realized"}
+        assert alarms["statistic"].null_count() == 2
+        assert alarms.sort("evidence")["budget"].to_list() == budgets, "as where it could be judged"
+        for name in ("hazard_counts", "realized_losses"):
+            assert stores.load_chunk(name, CHUNK).is_empty(), name
+        assert not stored(stores), "the counts of later chunks go on from these"
+    again()
+    assert all(stores.load_chunk(name, CHUNK).height for name in kept)
+
+
+def test_a_chunk_that_turns_out_to_be_anothers_is_counted_under_one_version(stores):
+    """Else the version that was thought to have answered it would go on from counts that are not its own."""
+    own = stored(stores)
+    with stores.warehouse.write() as connection:
+        for _, table in own:
+            connection.execute(
+                f"insert into {table} by name select * replace ('another' as profile) from {table} "
+                f"where chunk = '{CHUNK:%Y-%m-%d}'"
+            )
+    assert len(stored(stores)) == 2 * len(own) == 4
+    assert run(stores, ["chunk_statistics"]).success
+    assert stored(stores) == own
+
+
 def test_a_cohort_of_one_class_says_so(stores):
     with spoilt(stores, "delete from labels"):
         found = monitored(stores, *DBT)
@@ -261,6 +319,23 @@ def test_a_label_from_before_its_case_is_named_and_counts_at_once(stores):
         3,
     )
     assert check_of(run(stores, ["labels"]), "label_times_are_plausible").passed
+
+
+def test_a_label_from_the_future_is_named_and_waits(stores):
+    """Its source's clock, or its time zone, is wrong: without a word nobody would miss it for years."""
+    ahead = "update labels set recorded_at = '2999-01-01' where source <> 'history' and entity_id in "
+    some = f"(select entity_id {LOG} and entity_id in (select entity_id from labels) order by all limit 3)"
+    with spoilt(stores, ahead + some):
+        check = check_of(run(stores, ["labels"]), "label_times_are_plausible")
+    assert (check.passed, check.severity, check.metadata["rows"].value) == (
+        False,
+        dg.AssetCheckSeverity.WARN,
+        3,
+    )
+    assert "3 labels were recorded after now" in str(check.description)
+    sample = [r.data for r in check.metadata["sample"].value.records]
+    assert {r["recorded_at_is"] for r in sample} == {"in the future"}
+    assert "entity_id" not in sample[0]
 
 
 def test_a_case_that_was_answered_twice_is_counted(stores):

@@ -55,3 +55,14 @@ def test_the_change_in_words_tells_of_missing_values():
         pl.Series("x", [float(i) for i in range(100)]), pl.Series("x", [None, *range(50, 99)]).cast(float)
     )
     assert found.change == "Median 49.5 → 74; missing 0.0 % → 2.0 %."
+
+
+def test_categories_called_like_our_own_bins_stay_themselves():
+    then = pl.Series(
+        "kind", [MISSING] * 6 + [None] * 3 + [OTHER] * 8 + [f"k{i}" for i in range(8) for _ in "ab"]
+    )
+    found = compare(then, then)
+    assert len(set(found.bins)) == len(found.bins), "a figure would draw two bars in one place"
+    shares = dict(zip(found.bins, found.then, strict=True))
+    assert (shares[f"'{MISSING}'"], shares[MISSING], shares[f"'{OTHER}'"]) == (6 / 33, 3 / 33, 8 / 33)
+    assert sum(found.then) == pytest.approx(1)

@@ -284,6 +284,7 @@ HEADER = "entity_id,prediction_id,label,occurred_at,recorded_at"
         ("a,,1,soon,2021-02-01", "occurred_at is not a date or time (ISO 8601)"),
         ("a,,1,2021-02-30,2021-03-01", "occurred_at is not a date or time (ISO 8601)"),
         ("a,,1,2021-01-01,01/02/2021", "recorded_at is not a date or time (ISO 8601)"),
+        ("a,,1,2021-01-01,9999-12-31T23:59:59-10:00", "recorded_at is not a date or time (ISO 8601)"),
         ("a,,1,2021-02-01,2021-01-31", "recorded_at is before occurred_at"),
         (
             "a,,1,2021-06-01 12:30:01,",

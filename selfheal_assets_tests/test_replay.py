@@ -25,6 +25,7 @@ QUARTERS += [datetime(2020, month, 1) for month in (1, 4, 7, 10)]
 IN_CHUNK_3, IN_RETRAINING, AT_THE_END, ASKED_AGAIN = range(4)
 
 
+@pytest.mark.long
 def test_no_label_is_known_before_its_time(tmp_path):
     """In process, chunk by chunk; and what was lived through is not lived again."""
     settings = toy.settings(tmp_path)

@@ -17,7 +17,6 @@ from selfheal_assets.stores.cell_counts import ABOVE, BELOW, INFINITE, WITHIN, e
 from selfheal_assets.stores.slices import Slices, name
 
 _PARTS = 256  # values of a segment at most, as its code is a byte
-Reduced = Mapping[str, tuple[np.ndarray, np.ufunc]]
 
 
 class FetchedRows:
@@ -42,7 +41,9 @@ class FetchedRows:
         if profile.score_cells:
             chosen += [f"{name(SCORE)}::double score", f"{name(PREDICTION)}::integer = 1 flagged"]
         self._rows = connection.sql(f"select {', '.join([slices.select, *chosen])} from {source}").pl()
-        self._chunk = _coded(self._rows["k"].cast(pl.String))[0] + 1
+        chunks = self._rows["k"].cast(pl.String)
+        known = pl.Enum(chunks.drop_nulls().unique())
+        self._chunk = chunks.cast(known).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
 
     def number(self, column: FeatureProfile) -> pl.DataFrame:
         """See ``cell_counts.count_number``."""
@@ -58,25 +59,22 @@ class FetchedRows:
         at[:below], gap[finite:below] = -1, low - x[finite:below]
         at[above:], gap[above:infinite] = last, x[above:infinite] - high
         at[:finite] = at[infinite:] = last + 1
-        spans = {"low": (x, np.minimum), "high": (x, np.maximum), "gap": (gap, np.add)}
-        at, counted = self._grouped(kept, at + 1, "n", spans)
+        at, counted = self._grouped(kept, at + 1, "n", {"gap": gap}, x)
         at -= 1
         place = np.select([at == -1, at == last, at > last], [BELOW, ABOVE, INFINITE], WITHIN)
         cells = [pl.Series("place", place, pl.Int32), pl.Series("at", at, pl.Int32)]
         return self._slices.labelled(counted.hstack(cells), ["place", "at"], ["n", "gap"])
 
     def values(self, column: FeatureProfile) -> pl.DataFrame:
-        """See ``cell_counts.count_values``; missing values are left out."""
-        if column.numeric:
-            kept, x = self._known(column)
-            known, codes = np.unique(x, return_inverse=True)
-            different = pl.Series("at", known)
-        else:
-            codes, different = _coded(self._rows[self._place[column.name]])
-            kept = np.flatnonzero(codes >= 0)
-            codes = codes[kept]
-        at, counted = self._grouped(kept, codes, "n")
-        return placed(counted.hstack([different.gather(at).alias("at")]), column, self._slices)
+        """See ``cell_counts.count_values``."""
+        at = pl.col(self._place[column.name]).alias("at")
+        parts = []
+        for cut in self._slices.cuts:
+            by = ["k", *([cut] if cut else [])]
+            counted = self._rows.select(*by, at).group_by(*by, "at", maintain_order=True).len("n")
+            parts.append(counted.with_columns(n=pl.col("n").cast(pl.Int64)))
+        whole = pl.concat(parts, how="diagonal") if len(parts) > 1 else parts[0]
+        return placed(whole, column, self._slices)
 
     def scores(self, cells: ScoreCells) -> pl.DataFrame:
         """See ``cell_counts.count_scores``."""
@@ -89,8 +87,7 @@ class FetchedRows:
             "log_score_sum": np.log(np.maximum(s, LOG_MARGIN)),
             "log_complement_sum": np.log(np.maximum(1 - s, LOG_MARGIN)),
         }
-        added = {c: (v, np.add) for c, v in sums.items()}
-        at, counted = self._grouped(kept, 2 * cells.of(s) + positive, "rows", added)
+        at, counted = self._grouped(kept, 2 * cells.of(s) + positive, "rows", sums)
         where = [pl.Series("cell", at // 2, pl.Int32), pl.Series("flagged", at % 2 == 1)]
         return self._slices.labelled(counted.hstack(where), ["cell", "flagged"], ["rows", *sums])
 
@@ -101,12 +98,18 @@ class FetchedRows:
         return kept, x[kept]
 
     def _grouped(
-        self, kept: np.ndarray, codes: np.ndarray, rows: str, reduced: Reduced | None = None
+        self,
+        kept: np.ndarray,
+        codes: np.ndarray,
+        rows: str,
+        sums: Mapping[str, np.ndarray],
+        ascending: np.ndarray | None = None,
     ) -> tuple[np.ndarray, pl.DataFrame]:
         """The kept rows by slice and by a code of theirs.
 
         Returns:
-            The code of each row of the second: slice, number of ``rows``, what was ``reduced`` of them.
+            The code of each row of the second: slice, number of ``rows``, ``sums``; ``low`` and ``high`` of what is
+            given as ``ascending``.
         """
         found, parts = [], []
         for cut in self._slices.cuts:
@@ -116,9 +119,12 @@ class FetchedRows:
             order = np.argsort(key, kind="stable")
             key = key[order]
             starts = np.flatnonzero(np.append(np.ones(min(len(key), 1), dtype=bool), key[1:] != key[:-1]))
-            sums = {rows: np.diff(np.append(starts, len(key)))}
-            sums |= {c: reduce.reduceat(v[order], starts) for c, (v, reduce) in (reduced or {}).items()}
-            parts.append(self._sliced(kept[order[starts]], cut).hstack(pl.DataFrame(sums)))
+            ends = np.append(starts[1:], len(key))[: len(starts)]
+            counted = {rows: ends - starts}
+            if ascending is not None:
+                counted |= {"low": ascending[order[starts]], "high": ascending[order[ends - 1]]}
+            counted |= {c: np.add.reduceat(v[order], starts) for c, v in sums.items()}
+            parts.append(self._sliced(kept[order[starts]], cut).hstack(pl.DataFrame(counted)))
             found.append(key[starts] % size)
         return np.concatenate(found), pl.concat(parts)
 
@@ -130,9 +136,3 @@ class FetchedRows:
             known = n in ("k", cut)
             columns.append(whole.gather(rows) if known else whole.clear().extend_constant(None, len(rows)))
         return pl.DataFrame(columns)
-
-
-def _coded(texts: pl.Series) -> tuple[np.ndarray, pl.Series]:
-    """Each text as its place in the second: the different texts; −1 for null."""
-    known = texts.drop_nulls().unique()
-    return texts.cast(pl.Enum(known)).to_physical().cast(pl.Int64).fill_null(-1).to_numpy(), known

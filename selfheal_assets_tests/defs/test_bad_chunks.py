@@ -234,7 +234,11 @@ def test_a_constant_feature_has_a_distance(stores):
 
 @pytest.mark.parametrize(
     ("value", "column", "more"),
-    [("null", "distance", ""), ("'inf'", "distance", ", {rows} of them infinite"), ("null", "plan", "")],
+    [
+        pytest.param("null", "distance", "", marks=pytest.mark.long),
+        ("'inf'", "distance", ", {rows} of them infinite"),
+        ("null", "plan", ""),
+    ],
 )
 def test_a_feature_without_a_usable_value_has_a_reason(stores, value, column, more):
     with spoilt(stores, f"update prediction_log set {column} = {value} where {WHERE}"):

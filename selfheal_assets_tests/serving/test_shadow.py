@@ -159,7 +159,7 @@ def test_a_challenger_scores_the_same_rows_and_changes_no_answer(
 @pytest.mark.parametrize(
     ("misdeed", "told"),
     [
-        ("raises", "it cannot score: RuntimeError: no"),
+        pytest.param("raises", "it cannot score: RuntimeError: no", marks=pytest.mark.long),
         pytest.param("sleeps", "it did not answer within 10 s", marks=pytest.mark.long),
         ("exits", "its process ended (exit code 3)"),
     ],

@@ -85,7 +85,7 @@ test-integration: $(STAMP) ## Run the tests that cross processes and databases, 
 	@$(BIN)/python -m pytest $(PARALLEL) -m "(integration or e2e) and not long" $(ARGS)
 
 .PHONY: test-long
-test-long: $(STAMP) ## Kill the daemon and promoters, type the tutorial, run the benches small (25 minutes)
+test-long: $(STAMP) ## Kill the daemon and promoters, type the tutorial, run the benches small (35 minutes)
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 .PHONY: test-data

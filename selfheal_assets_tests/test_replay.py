@@ -63,6 +63,7 @@ def toy_with(folder, *changes: tuple[str, str]):
     return settings
 
 
+@pytest.mark.long
 def test_going_live_within_a_chunk_and_ending_before_the_data_does(tmp_path):
     """The first chunk begins before go-live, and the list of chunks ends with ``monitoring.until``."""
     settings = toy_with(
@@ -189,6 +190,7 @@ def test_its_page_opens_to_evidence_cards_and_drift_reports_that_are_there(lived
     assert 'href="replay.html#decision-1"' in (reports / "model_1.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_card_is_written_anew_for_a_version_or_the_champion(lived: Lived, tmp_path):
     stores, target = lived.copied(tmp_path / "home"), tmp_path / "card.html"
     values = {"SELFHEAL_HOME": str(tmp_path / "home"), "SELFHEAL_USE_CASE": lived.settings.use_case}

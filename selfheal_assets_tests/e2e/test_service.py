@@ -177,6 +177,7 @@ def test_every_line_of_the_api_page_is_answered(server: Server, asked: dict):
     assert (skipped["count"], skipped["indices"], skipped["rejected_count"]) == (1, [0], 1)
 
 
+@pytest.mark.long
 def test_a_promotion_is_served_within_seconds_without_a_failed_request(
     promoted: int, server: Server, without_dagster_home: Installation
 ):

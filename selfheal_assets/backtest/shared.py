@@ -13,7 +13,7 @@ from selfheal_assets.backtest.history import Known
 from selfheal_assets.backtest.kept import Kept, bundle_from_json, bundle_to_json
 from selfheal_assets.core import fingerprint
 from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.core.family import Material
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.periods import IN_THE_END, add_months
 from selfheal_assets.core.plan import TrainingPlan

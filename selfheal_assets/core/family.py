@@ -7,9 +7,8 @@ the labels so far: fair to cases that are not mature, as it expects of each only
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Self
 
 import numpy as np
 import polars as pl
@@ -18,88 +17,13 @@ from selfheal_assets.core import fitting, hazard
 from selfheal_assets.core.bundle import Bundle, Calibrator, ReferenceWindow
 from selfheal_assets.core.encoding import encode, learn_vocabulary
 from selfheal_assets.core.fitting import Candidate
-from selfheal_assets.core.hazard import Lives
-from selfheal_assets.core.level import fit_recalibrator, timing_shift
-from selfheal_assets.core.maturity import TimingCurve
+from selfheal_assets.core.level import fit_recalibrator
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan
-from selfheal_assets.core.spec import FamilyName, Feature, Training
+from selfheal_assets.core.spec import FamilyName
 
 FitCalibrator = Callable[[np.ndarray, np.ndarray, np.ndarray], Calibrator]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What one retraining may learn from, as it was known on the plan's day.
-
-    Attributes:
-        rows: the training set: the features, ``event_time`` (Datetime), ``label`` (0/1; of immature cases whether
-            they are positive so far), ``positive_age_days`` (f64: the age at which the positive became known, null
-            where there is none), by time.
-        plan: the windows; it says which rows may be used for what.
-        features: in the order the booster will read them.
-        training: parameters and seed.
-        use_case: name, kept in the bundle.
-        fingerprint: of the training set.
-        curve: when positives become known; gives the horizon.
-        champion: the production model, if there is one.
-        calibrated: whether a fit needs its final calibrator. For a comparison members of matured labels do without,
-            which are at their level anyway, and ``maturity_aware`` has one of a single fold.
-    """
-
-    rows: pl.DataFrame
-    plan: TrainingPlan
-    features: tuple[Feature, ...]
-    training: Training
-    use_case: str
-    fingerprint: str
-    curve: TimingCurve
-    champion: Bundle | None = None
-    calibrated: bool = True
-
-    @property
-    def without_validation(self) -> Self:
-        """The same, with the validation months left out."""
-        return replace(self, plan=self.plan.without_validation, calibrated=False)
-
-    @property
-    def level_is_newest(self) -> bool:
-        """Whether ``training.level`` asks for the newest labels so far; with matured evidence there are none."""
-        return self.plan.immature_until is not None and self.training.level == "newest"
-
-    def level_rows(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """The newest of some rows (by time), which say how high chances are now.
-
-        Those of the last ``training.validation_months`` that may be learned from; earlier ones too where fewer than
-        ``training.level_positives`` are positive so far since then.
-        """
-        start = add_months(self.plan.validate_until, -self.training.validation_months)
-        positives = rows.filter(pl.col("label") == 1)["event_time"]
-        if rows.filter(pl.col("event_time") >= start)["label"].sum() < self.training.level_positives:
-            start = (
-                positives[-min(self.training.level_positives, len(positives))] if len(positives) else start
-            )
-        return rows.filter(pl.col("event_time") >= start)
-
-    def timing_explains(self, rows: pl.DataFrame, before: np.ndarray, after: np.ndarray) -> bool:
-        """Whether a level fell while positives come at other ages than they used to, or rose as they come earlier.
-
-        Then it is not known to have moved: a report that is delayed, or not there yet, looks like a case that does
-        well. ``before`` and ``after`` are probabilities.
-        """
-        lives = self.lives(rows)
-        shift = timing_shift(lives.turned[lives.positive], lives.age[lives.positive], self.curve)
-        rose = bool(after.mean() > before.mean())
-        return max(-shift, 0.0 if rose else shift) > self.training.max_timing_errors
-
-    def so_far(self, rows: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Of some rows: whether they are positive so far (0/1), and the share F(age) that is due by now."""
-        lives = self.lives(rows)
-        return lives.positive.astype(np.int8), self.curve.known_by(lives.age)
-
-    def lives(self, rows: pl.DataFrame) -> Lives:
-        """How long the cases of some rows have been watched."""
-        return Lives.of(rows, self.plan.as_of, self.curve.horizon_days)
 
 
 def full_history(material: Material) -> Bundle:
@@ -194,13 +118,7 @@ def maturity_aware(material: Material) -> Bundle:
         held, margin = fitting.held_out_margins(matrix, positive, m.training, pool, folds, soft, weight)
         booster = whole.result()
     positive, due, weight = positive[held], due[held], weight[held]
-    calibrator = fitting.fit_partial_calibrator(margin, positive, due, weight)
-    if m.level_is_newest:
-        newest = m.level_rows(drawn[held])
-        n = len(margin) - newest.height  # rows are in the order of time
-        recent = fitting.fit_partial_calibrator(margin[n:], positive[n:], due[n:], weight[n:])
-        if not m.timing_explains(newest, calibrator(margin[n:]), recent(margin[n:])):
-            calibrator = recent
+    calibrator = _calibrator(m, drawn[held], margin, positive, due, weight)
     return Bundle(
         use_case=m.use_case,
         features=m.features,
@@ -215,6 +133,24 @@ def maturity_aware(material: Material) -> Bundle:
         candidate="maturity_aware",
         notes=m.plan.noted(rows["label"].to_numpy()),
     )
+
+
+def _calibrator(
+    material: Material,
+    rows: pl.DataFrame,
+    margin: np.ndarray,
+    positive: np.ndarray,
+    due: np.ndarray,
+    weight: np.ndarray,
+) -> Calibrator:
+    """Of all rows (by time), or of the newest, where their level is to be followed."""
+    whole = fitting.fit_partial_calibrator(margin, positive, due, weight)
+    if not material.level_is_newest:
+        return whole
+    newest = material.level_rows(rows)
+    n = len(margin) - newest.height
+    recent = fitting.fit_partial_calibrator(margin[n:], positive[n:], due[n:], weight[n:])
+    return whole if material.timing_explains(newest, whole(margin[n:]), recent(margin[n:])) else recent
 
 
 def recalibrated(material: Material) -> Bundle:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.core.family import MEMBERS, Material
+from selfheal_assets.core.family import MEMBERS
 from selfheal_assets.core.fitting import load_learners
 from selfheal_assets.core.level import level_losses
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.maturity import log_losses_so_far
 from selfheal_assets.core.plan import NotEnoughData
 from selfheal_assets.core.spec import FamilyName

@@ -10,7 +10,7 @@ import polars as pl
 
 from selfheal_assets.core.bundle import Bundle
 from selfheal_assets.core.diagnosis import Remedy
-from selfheal_assets.core.family import Material
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.plan import TrainingPlan, plan_training
 from selfheal_assets.core.selection import Choice, choose_challenger
 from selfheal_assets.defs.resources import (

@@ -15,7 +15,8 @@ import typer
 
 from selfheal_assets.core import metrics
 from selfheal_assets.core.bundle import Bundle
-from selfheal_assets.core.family import Material, maturity_aware
+from selfheal_assets.core.family import maturity_aware
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.maturity import fit_timing_curve
 from selfheal_assets.core.periods import add_months
 from selfheal_assets.core.plan import TrainingPlan

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from selfheal_assets.core import family
 from selfheal_assets.core.encoding import encode
-from selfheal_assets.core.family import Material
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.maturity import TimingCurve
 from selfheal_assets.core.metrics import log_loss
 from selfheal_assets.core.plan import NotEnoughData, TrainingPlan, plan_of

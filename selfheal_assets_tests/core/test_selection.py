@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from selfheal_assets.core.encoding import encode
-from selfheal_assets.core.family import MEMBERS, Material
+from selfheal_assets.core.family import MEMBERS
 from selfheal_assets.core.fitting import fit_booster
+from selfheal_assets.core.material import Material
 from selfheal_assets.core.maturity import TimingCurve, log_losses_so_far
 from selfheal_assets.core.metrics import log_loss
 from selfheal_assets.core.plan import NotEnoughData

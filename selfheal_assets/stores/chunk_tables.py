@@ -4,7 +4,7 @@ A chunk costs its own rows once; afterwards it, and any span it belongs to, is a
 different profiles do not add, so each row carries the fingerprint of its profile's cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -22,9 +22,12 @@ class NotCounted(LookupError):
 
 def create_chunk_tables(connection: duckdb.DuckDBPyConnection) -> None:
     """Create what is missing."""
-    for table, schema in _TABLES.items():
-        columns = ", ".join(f'"{c}" {sql_type(kind)}' for c, kind in schema.items())
-        connection.execute(f"create table if not exists {table} (profile varchar not null, {columns})")
+    connection.execute("; ".join(_create(table, schema) for table, schema in _TABLES.items()))
+
+
+def _create(table: str, schema: Mapping[str, Any]) -> str:
+    columns = ", ".join(f'"{c}" {sql_type(kind)}' for c, kind in schema.items())
+    return f"create table if not exists {table} (profile varchar not null, {columns})"
 
 
 def chunk_table_columns(table: str) -> dict[str, str]:

@@ -53,10 +53,9 @@ def statistics_of(
         chunk: that chunk's name.
     """
     slices = Slices(profile, key)
-    totals = count_rows(connection, source, slices).rename({"n": "rows"}).sort("k", "segment")
-    few = totals.filter(pl.col("segment") == ALL)["rows"].sum() <= _FEW
-    count = (FetchedRows if few else _PushedDown)(connection, source, profile, slices)
-    columns, scores = _of_columns(profile, totals, count), _of_scores(profile, count)
+    size = connection.sql(f"select count(*) from {source}").fetchall()[0][0]
+    count = (FetchedRows if size <= _FEW else _PushedDown)(connection, source, profile, slices)
+    columns, scores = _of_columns(profile, count), _of_scores(profile, count)
     features = _named(columns, key, chunk)
     if key is None:
         features = _with_empty(features, profile, chunk)
@@ -98,6 +97,9 @@ class _PushedDown:
         numbers = [c for c in profile.columns if is_by_cell(c) or c.name == SCORE]
         self._extremes = extremes(connection, source, numbers)
 
+    def rows(self) -> pl.DataFrame:
+        return count_rows(*self._at, self._slices)
+
     def number(self, column: FeatureProfile) -> pl.DataFrame:
         return count_number(*self._at, column, self._slices, has_outside(column, self._extremes))
 
@@ -108,8 +110,9 @@ class _PushedDown:
         return count_scores(*self._at, cells, self._slices, self._extremes)
 
 
-def _of_columns(profile: Profile, totals: pl.DataFrame, count: FetchedRows | _PushedDown) -> pl.DataFrame:
+def _of_columns(profile: Profile, count: FetchedRows | _PushedDown) -> pl.DataFrame:
     """Rows of ``ChunkStatistics.features``, with ``k`` in place of ``chunk``."""
+    totals = count.rows().rename({"n": "rows"}).sort("k", "segment")
     feature_type = pl.Enum([c.name for c in profile.columns])
     waiting: dict[str, list[pl.DataFrame]] = {"cells": [], "numbers": [], "texts": []}
     listed = []

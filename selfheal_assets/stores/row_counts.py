@@ -41,9 +41,15 @@ class FetchedRows:
         if profile.score_cells:
             chosen += [f"{name(SCORE)}::double score", f"{name(PREDICTION)}::integer = 1 flagged"]
         self._rows = connection.sql(f"select {', '.join([slices.select, *chosen])} from {source}").pl()
-        chunks = self._rows["k"].cast(pl.String)
-        known = pl.Enum(chunks.drop_nulls().unique())
-        self._chunk = chunks.cast(known).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
+        self._chunk = np.zeros(self._rows.height, dtype=np.int64)
+        if self._slices.is_keyed:
+            chunks = self._rows["k"].cast(pl.String)
+            known = pl.Enum(chunks.drop_nulls().unique())
+            self._chunk = chunks.cast(known).to_physical().cast(pl.Int64).fill_null(-1).to_numpy() + 1
+
+    def rows(self) -> pl.DataFrame:
+        """See ``cell_counts.count_rows``."""
+        return self._slices.labelled(self._counted(), [], ["n"])
 
     def number(self, column: FeatureProfile) -> pl.DataFrame:
         """See ``cell_counts.count_number``."""
@@ -68,13 +74,7 @@ class FetchedRows:
     def values(self, column: FeatureProfile) -> pl.DataFrame:
         """See ``cell_counts.count_values``."""
         at = pl.col(self._place[column.name]).alias("at")
-        parts = []
-        for cut in self._slices.cuts:
-            by = ["k", *([cut] if cut else [])]
-            counted = self._rows.select(*by, at).group_by(*by, "at", maintain_order=True).len("n")
-            parts.append(counted.with_columns(n=pl.col("n").cast(pl.Int64)))
-        whole = pl.concat(parts, how="diagonal") if len(parts) > 1 else parts[0]
-        return placed(whole, column, self._slices)
+        return placed(self._counted(at), column, self._slices)
 
     def scores(self, cells: ScoreCells) -> pl.DataFrame:
         """See ``cell_counts.count_scores``."""
@@ -90,6 +90,14 @@ class FetchedRows:
         at, counted = self._grouped(kept, 2 * cells.of(s) + positive, "rows", sums)
         where = [pl.Series("cell", at // 2, pl.Int32), pl.Series("flagged", at % 2 == 1)]
         return self._slices.labelled(counted.hstack(where), ["cell", "flagged"], ["rows", *sums])
+
+    def _counted(self, *at: pl.Expr) -> pl.DataFrame:
+        """Rows ``n`` by slice, and by ``at`` if given."""
+        parts = []
+        for cut in self._slices.cuts:
+            by = [pl.col("k"), *([pl.col(cut)] if cut else []), *at]
+            parts.append(self._rows.group_by(by).agg(pl.len().cast(pl.Int64).alias("n")))
+        return pl.concat(parts, how="diagonal") if len(parts) > 1 else parts[0]
 
     def _known(self, column: FeatureProfile) -> tuple[np.ndarray, np.ndarray]:
         """Which rows have a value of a number that is not NaN, and these values."""
@@ -116,15 +124,18 @@ class FetchedRows:
             part = self._chunk[kept] * _PARTS + self._rows[cut].to_numpy()[kept] if cut else self._chunk[kept]
             size = int(codes.max(initial=0)) + 1
             key = part * size + codes
-            order = np.argsort(key, kind="stable")
-            key = key[order]
+            order = slice(None)
+            if (key[1:] < key[:-1]).any():
+                order = np.argsort(key, kind="stable")
+                key = key[order]
             starts = np.flatnonzero(np.append(np.ones(min(len(key), 1), dtype=bool), key[1:] != key[:-1]))
             ends = np.append(starts[1:], len(key))[: len(starts)]
             counted = {rows: ends - starts}
             if ascending is not None:
-                counted |= {"low": ascending[order[starts]], "high": ascending[order[ends - 1]]}
+                inside = ascending[order]
+                counted |= {"low": inside[starts], "high": inside[ends - 1]}
             counted |= {c: np.add.reduceat(v[order], starts) for c, v in sums.items()}
-            parts.append(self._sliced(kept[order[starts]], cut).hstack(pl.DataFrame(counted)))
+            parts.append(self._sliced(kept[order][starts], cut).hstack(pl.DataFrame(counted)))
             found.append(key[starts] % size)
         return np.concatenate(found), pl.concat(parts)
 
@@ -133,6 +144,7 @@ class FetchedRows:
         columns = []
         for n in self._slices.names:
             whole = self._rows[n]
-            known = n in ("k", cut)
-            columns.append(whole.gather(rows) if known else whole.clear().extend_constant(None, len(rows)))
+            known = n == cut or (n == "k" and self._slices.is_keyed)
+            nothing = pl.Series(n, [None], dtype=whole.dtype)
+            columns.append(whole.gather(rows) if known else nothing.new_from_index(0, len(rows)))
         return pl.DataFrame(columns)

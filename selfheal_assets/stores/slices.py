@@ -53,6 +53,7 @@ class Slices:
 
     def __init__(self, profile: Profile, key: str | None) -> None:
         self._segments = profile.segments
+        self.is_keyed = key is not None
         codes = []
         for i, s in enumerate(profile.segments):
             cases = " ".join(f"when {text(v)} then {n}" for n, v in enumerate(s.values))

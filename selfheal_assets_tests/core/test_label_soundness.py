@@ -150,6 +150,7 @@ def test_the_distance_is_kolmogorovs():
     assert distance(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0])) == pytest.approx(0.5)
 
 
+@pytest.mark.long
 def test_the_loans_are_held_at_none_of_their_retrainings():
     """Real loans of 1997 to 2012 with a retraining each half-year: defaults rise from 1 % to 25 %."""
     from selfheal_assets.settings import Settings

@@ -184,6 +184,7 @@ def children(pid: int) -> set[int]:
     return found
 
 
+@pytest.mark.long
 def test_a_killed_worker_loses_nothing_and_is_replaced(installation: Installation, tmp_path: Path):
     with serving(installation.settings, tmp_path, workers=2) as server:
         wait_until(lambda: len(children(server.process.pid)) == 2, STARTS_WITHIN_S)

@@ -287,8 +287,7 @@ class Told:
 @pytest.mark.parametrize(
     "moment",
     [
-        "before the promise",
-        *(pytest.param(m, marks=pytest.mark.long) for m in ("promised", "kept")),
+        *(pytest.param(m, marks=pytest.mark.long) for m in ("before the promise", "promised", "kept")),
         "logged",
     ],
 )
@@ -320,6 +319,7 @@ def test_after_a_crash_at_any_moment_the_next_attempt_agrees_with_the_log(
         assert (answer["probability"], answer["entity_id"]) == (row["probability"], row["entity_id"])
 
 
+@pytest.mark.long
 def test_two_workers_answer_a_key_once(installation: Installation):
     with served(installation) as (_, one), served(installation) as (_, two), ThreadPoolExecutor(8) as pool:
         barrier = threading.Barrier(8)

@@ -117,6 +117,7 @@ with TestClient(create_app(Settings())) as client:
 """
 
 
+@pytest.mark.long
 def test_one_of_several_workers_answers_for_all_and_counts_its_own(
     installation: Installation, tmp_path: Path
 ):

@@ -181,6 +181,7 @@ def test_a_challenger_that_fails_changes_no_answer(
 
 
 @pytest.mark.integration
+@pytest.mark.long
 def test_a_killed_shadow_is_started_again_and_goes_on(installation: Installation, tmp_path: Path):
     with serving(settings_with_shadow(installation, tmp_path, "challenger")) as server:
         answers_of(server)

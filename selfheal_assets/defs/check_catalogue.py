@@ -41,6 +41,12 @@ CHECKS = {
         "the labels' source has a wrong clock or time zone, or one id names two cases",
         "look at the clock and the ids of the source that `sample` names, and land corrected labels",
     ),
+    "label_ids_agree": CheckWords(
+        "A label that names both a case and an answer names an answer of that case.",
+        "`prediction_id` and `entity_id` of a label belong to different cases; it counts for its `entity_id`, which "
+        "may be the wrong one",
+        "mend the join in the source that `sample` names, and land corrected labels",
+    ),
     "inputs_are_intact": CheckWords(
         "No feature is stuck, missing, recoded or in another unit, against the chunks before.",
         "a feature's data broke; a retraining would learn from it, so none starts (FIX_DATA)",

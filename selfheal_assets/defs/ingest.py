@@ -71,7 +71,10 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
         group_name=GROUP,
         kinds={"duckdb"},
         partitions_def=partitions,
-        check_specs=[check_spec("label_times_are_plausible", "labels")],
+        check_specs=[
+            check_spec("label_times_are_plausible", "labels"),
+            check_spec("label_ids_agree", "labels"),
+        ],
     )
     def ingest_labels(context: Context, stores: StoresParam) -> dg.MaterializeResult:
         """The label ledger: what became true when, and when we learned it; a correction is a new row."""
@@ -94,7 +97,7 @@ def build_ingest_assets(partitions: dg.PartitionsDefinition) -> list[dg.AssetsDe
                 "files_rejected": done.files_rejected,
                 "dead_letters_removed": _pruned(stores, stores.settings.label_landing),
             },
-            check_results=[_label_clock_check(stores, chunk)],
+            check_results=[_label_clock_check(stores, chunk), _label_ids_check(stores, chunk)],
         )
 
     return [ingest_predictions, ingest_labels]
@@ -180,6 +183,25 @@ def _label_clock_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
         wrong,
         "; ".join(text for text, rows in said.items() if rows),
         "no label was recorded before its case happened, or in the future",
+    )
+
+
+def _label_ids_check(stores: Stores, chunk: Chunk) -> dg.AssetCheckResult:
+    """Labels known at the chunk's end whose answer was not one of their case."""
+    wrong = stores.warehouse.query(
+        """select l.prediction_id, l.entity_id, p.entity_id as logged_entity_id, l.recorded_at, l.source
+           from labels l join prediction_log p using (prediction_id)
+           where p.role = 'champion' and l.entity_id <> p.entity_id and l.recorded_at < ?
+           order by l.recorded_at desc, l.prediction_id""",
+        [chunk.end],
+    )
+    return _plausible(
+        stores,
+        chunk,
+        "label_ids_agree",
+        wrong,
+        f"{wrong.height} labels name a case and an answer of another case; they count for their entity_id",
+        "no label names a case and an answer of another case",
     )
 
 

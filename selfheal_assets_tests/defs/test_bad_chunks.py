@@ -325,6 +325,24 @@ def test_a_label_from_before_its_case_is_named_and_counts_at_once(stores):
     assert check_of(run(stores, ["labels"]), "label_times_are_plausible").passed
 
 
+def test_a_label_that_names_an_answer_of_another_case_is_named(stores):
+    """A join that slipped would teach the next model from labels of other cases."""
+    case, other = stores.warehouse.query(
+        f"select entity_id, prediction_id {LOG} and role = 'champion' order by entity_id limit 2"
+    ).rows()
+    torn = f"""insert into labels (prediction_id, entity_id, label, occurred_at, recorded_at, source)
+        values ('{other[1]}', '{case[0]}', 1, '{CHUNK}', '{CHUNK}', 'slipped.csv')"""
+    whole = torn.replace(other[1], case[1])
+    with spoilt(stores, torn, whole):
+        check = check_of(run(stores, ["labels"]), "label_ids_agree")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    sample = check.metadata["sample"].records[0].data
+    assert check.metadata["rows"].value == 1
+    assert (sample["prediction_id"], sample["entity_id"]) == (other[1], case[0])
+    assert sample["logged_entity_id"] == other[0] and sample["source"] == "slipped.csv"
+    assert check_of(run(stores, ["labels"]), "label_ids_agree").passed
+
+
 def test_a_label_from_the_future_is_named_and_waits(stores):
     """Its source's clock, or its time zone, is wrong: without a word nobody would miss it for years."""
     ahead = "update labels set recorded_at = '2999-01-01' where source <> 'history' and entity_id in "

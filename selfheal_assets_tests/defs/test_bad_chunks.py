@@ -63,7 +63,7 @@ def spoilt(stores: Stores, *statements: str) -> Iterator[None]:
 
 def run(stores: Stores, names: list[str], raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(stores.settings, stores)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, stores.warehouse.kept_open():
         return dg.materialize(
             list(definitions.assets or []),
             selection=[dg.AssetKey(name) for name in names],
@@ -77,7 +77,8 @@ def run(stores: Stores, names: list[str], raise_on_error: bool = True) -> dg.Exe
 def monitored(stores: Stores, *before: str) -> dict[str, pl.DataFrame]:
     """The chunk's tables after a run that must succeed. Each has rows, and none a NaN or an unexplained gap."""
     assert run(stores, [*before, *MONITOR]).success
-    found = {name: stores.load_chunk(name, CHUNK) for name in [*FIGURES, "findings", "health_report"]}
+    with stores.warehouse.kept_open():
+        found = {name: stores.load_chunk(name, CHUNK) for name in [*FIGURES, "findings", "health_report"]}
     for name, frame in found.items():
         assert frame.height > 0, name
         for column in frame.select(pl.selectors.float()):

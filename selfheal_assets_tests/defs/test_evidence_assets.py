@@ -41,7 +41,7 @@ def stores(lived: Lived, tmp_path_factory) -> Stores:
 
 def materialize(stores: Stores, chunk: datetime, *assets: str) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(stores.settings, stores)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, stores.warehouse.kept_open():
         return dg.materialize(
             list(definitions.assets or []),
             selection=[dg.AssetKey(name) for name in assets],

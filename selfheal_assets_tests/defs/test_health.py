@@ -29,7 +29,7 @@ def published(stores: Stores) -> dict:
 
 def monitor(stores: Stores, chunk: datetime) -> None:
     definitions = build_definitions(stores.settings, stores)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, stores.warehouse.kept_open():
         job = definitions.resolve_job_def("monitor_job")
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         assert job.execute_in_process(

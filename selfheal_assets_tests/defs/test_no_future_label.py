@@ -35,7 +35,7 @@ def stores(lived: Lived, tmp_path) -> Stores:
 def monitor(stores: Stores) -> dict[str, pl.DataFrame]:
     """Monitor the chunk; returns what was found about it."""
     definitions = build_definitions(stores.settings, stores)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, stores.warehouse.kept_open():
         job = definitions.resolve_job_def("monitor_job")
         quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         assert job.execute_in_process(

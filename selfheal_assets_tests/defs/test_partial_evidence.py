@@ -32,7 +32,7 @@ RETRAIN = ("shadow_models", "shadow_evaluation", "promotion_decision", "producti
 def materialize(stores: Stores, as_of: datetime, *assets: str, partition: str | None = None) -> None:
     definitions = build_definitions(stores.settings, stores)
     every: list[Any] = list(definitions.assets or [])
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, stores.warehouse.kept_open():
         assert dg.materialize(
             every,
             selection=[dg.AssetKey(name) for name in assets],

@@ -27,7 +27,7 @@ def monitored(stores: Stores) -> dg.ExecuteInProcessResult:
     """One chunk, monitored anew from its counts to its health."""
     definitions = build_definitions(stores.settings, stores)
     names = ["chunk_statistics", "drift_alarms", "realized_performance", "drift_report", "health_report"]
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.ephemeral() as instance, stores.warehouse.kept_open():
         return dg.materialize(
             list(definitions.assets or []),
             selection=[dg.AssetKey(name) for name in names],

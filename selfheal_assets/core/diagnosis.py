@@ -12,7 +12,8 @@ from typing import Final
 from selfheal_assets.core.monitoring import OUTCOME_CHECKS, Status
 
 BREAKS: Final = ("schema_is_valid", "inputs_are_intact")  # data that no model should learn from
-TRUST: Final = ("event_times_are_plausible", "label_times_are_plausible")  # without them no evidence is
+# Without them no evidence is.
+TRUST: Final = ("event_times_are_plausible", "label_times_are_plausible", "label_ids_agree")
 CALIBRATION, RANKING = "calibration_holds", "realized_performance_holds"
 
 

@@ -33,6 +33,7 @@ DATA_CHECKS = {
     "schema_is_valid": "prediction_log",
     "event_times_are_plausible": "prediction_log",
     "label_times_are_plausible": "labels",
+    "label_ids_agree": "labels",
     "inputs_are_intact": "proxy_metrics",
 }
 RUNNING = [

@@ -311,10 +311,11 @@ def test_broken_data_never_retrain(instance, case):
     assert next_retraining(instance, case).action is Action.fix_data, "nor for an older failure meanwhile"
 
 
-def test_outcomes_that_are_not_to_be_trusted_are_held(instance, case):
-    evaluate(instance, "2020-01-01", **{CALIBRATION: FAIL, "label_times_are_plausible": FAIL})
+@pytest.mark.parametrize("doubt", ["label_times_are_plausible", "label_ids_agree"])
+def test_outcomes_that_are_not_to_be_trusted_are_held(instance, case, doubt):
+    evaluate(instance, "2020-01-01", **{CALIBRATION: FAIL, doubt: FAIL})
     withheld = next_retraining(instance, case)
-    assert (withheld.action, withheld.cause) == (Action.hold, "label_times_are_plausible")
+    assert (withheld.action, withheld.cause) == (Action.hold, doubt)
 
 
 def test_calibration_off_with_ranking_intact_asks_for_a_recalibration(instance, case):
